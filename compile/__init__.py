@@ -1,0 +1,1 @@
+"""PyTorch to bundle: the model, its training, export, quantisation and compilation."""

@@ -1,0 +1,81 @@
+"""Acted speech: RAVDESS and EMO-DB files to voice features with an emotion, a speaker and a split.
+
+Splits are by speaker. Validation speakers are never trained on; upstream's RAVDESS actors 21 to 24 are not used at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from psamf_edge.audio.features import AUDIO_FEATURES, extract
+from psamf_edge.errors import UsageError
+from psamf_edge.media.events import AudioChunk
+from psamf_edge.media.reader import MediaReader
+
+RAVDESS_EMOTIONS = {
+    "01": "neutral", "02": "calm", "03": "happy", "04": "sad",
+    "05": "angry", "06": "fear", "07": "disgust", "08": "surprise",
+}  # fmt: skip
+EMODB_EMOTIONS = {
+    "W": "angry", "L": "boredom", "E": "disgust", "A": "fear", "F": "happy", "T": "sad", "N": "neutral",
+}  # fmt: skip
+
+# two women and two men of RAVDESS; one woman and one man of EMO-DB
+RAVDESS_VALIDATION = frozenset({"17", "18", "19", "20"})
+EMODB_VALIDATION = frozenset({"09", "10"})
+
+
+@dataclass(frozen=True)
+class SpeechSet:
+    """Voice features. `features[i]` is (T_i, 63) float32 at 10 ms hops."""
+
+    features: list[np.ndarray]
+    emotions: np.ndarray  # (N,) str
+    corpora: np.ndarray  # (N,) str: ravdess or emodb
+    validation: np.ndarray  # (N,) bool
+
+    def select(self, keep: np.ndarray) -> SpeechSet:
+        """The samples where `keep` (N,) is true."""
+        features = [x for x, kept in zip(self.features, keep, strict=True) if kept]
+        return SpeechSet(features, self.emotions[keep], self.corpora[keep], self.validation[keep])
+
+
+def describe(path: Path) -> tuple[str, str, bool]:
+    """Corpus, emotion and whether the speaker belongs to validation, from a file's name as upstream coins it."""
+    if path.stem.count("-") == 6:
+        fields = path.stem.split("-")
+        return "ravdess", RAVDESS_EMOTIONS[fields[2]], fields[6] in RAVDESS_VALIDATION
+    return "emodb", EMODB_EMOTIONS[path.stem[5]], path.stem[:2] in EMODB_VALIDATION
+
+
+def decode(reader: MediaReader, path: Path) -> np.ndarray:
+    """All samples of a file at 16 kHz mono, through the decoder that the runtime uses."""
+    chunks = [e.samples for e in reader.read(path, video=False) if isinstance(e, AudioChunk)]
+    return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+
+
+def load_speech(folder: Path, cache: Path) -> SpeechSet:
+    """Features of every file under `folder`, computed once and kept in `cache` (an .npz of plain arrays).
+
+    Raises:
+        UsageError: the folder holds no .opus or .wav file.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.suffix in {".opus", ".wav"})
+    if not files:
+        raise UsageError(f"{folder} holds no .opus or .wav file; give the folder that has ravdess/ and emodb/ in it.")
+    if not cache.is_file():
+        with MediaReader() as reader:
+            features = [extract(decode(reader, path)) for path in tqdm(files, desc="voice features")]
+        lengths = np.array([len(x) for x in features])
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(cache, values=np.concatenate(features), lengths=lengths, names=[f.name for f in AUDIO_FEATURES])
+    stored = np.load(cache, allow_pickle=False)
+    if len(stored["lengths"]) != len(files) or list(stored["names"]) != [f.name for f in AUDIO_FEATURES]:
+        raise UsageError(f"The cache {cache} was made from other files or features; delete it and run again.")
+    features = np.split(stored["values"], np.cumsum(stored["lengths"])[:-1])
+    corpora, emotions, validation = zip(*(describe(path) for path in files), strict=True)
+    return SpeechSet(features, np.array(emotions), np.array(corpora), np.array(validation))

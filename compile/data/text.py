@@ -1,0 +1,49 @@
+"""Sentences with sentiment labels, as token ids."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from psamf_edge.errors import UsageError
+from psamf_edge.words.wordpiece import WordPiece
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """Labelled sentences. `ids[i]` is (L_i,) int64 with [CLS] and [SEP]; `labels` is (N,) in [-3, 3]."""
+
+    name: str
+    ids: list[np.ndarray]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_text_set(path: Path, split: str, wordpiece: WordPiece, max_tokens: int) -> TextSet:
+    """Read the rows of one split from a CSV with columns text, label and split.
+
+    Raises:
+        UsageError: a column is missing, a label is no number in [-3, 3], or the split has no row.
+    """
+    ids, labels = [], []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"text", "label", "split"} - set(reader.fieldnames or ())
+        if missing:
+            raise UsageError(f"{path} lacks the columns {sorted(missing)}; it needs text, label and split.")
+        for row in reader:
+            if row["split"] != split:
+                continue
+            label = float(row["label"])
+            if not -3.0 <= label <= 3.0:
+                raise UsageError(f"{path}, line {reader.line_num}: the label {label} lies outside [-3, 3].")
+            ids.append(wordpiece.encode(row["text"], max_tokens=max_tokens).ids)
+            labels.append(label)
+    if not ids:
+        raise UsageError(f"{path} has no row with split {split!r}.")
+    return TextSet(path.parent.name, ids, np.asarray(labels, np.float32))

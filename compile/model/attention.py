@@ -1,0 +1,96 @@
+"""Attention of a few queries over a long memory, without ever forming keys or values.
+
+With S queries and T memory steps, S much smaller than T, the projections of the memory can be moved to the query side:
+
+    softmax(q (W_k m)^T) (W_v m)  =  W_v (softmax((W_k^T q) m^T) m)
+
+so W_k is folded into the query and W_v is applied to the weighted mean: S * D^2 multiplications in place of T * D^2. The key
+bias adds the same number to every score of a query and cancels in the softmax; the value bias survives, because the weights
+sum to one. Equal to the textbook form up to rounding (tests/test_model_attention.py holds it in float64).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+MASKED = -1e4  # finite, so that a fully masked row has no NaN, and inside the range of float16
+
+
+class FoldedAttention(nn.Module):
+    """Multi-head attention with folded projections. Memory may have a shared part and a part of each query's own.
+
+    Args:
+        width: D, of queries and memory.
+        heads: h; each has D / h dimensions.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, width // heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)  # its bias cancels; kept so that pre-trained weights load whole
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        query: Tensor,
+        memory: Tensor,
+        memory_bias: Tensor,
+        own: Tensor | None = None,
+        own_bias: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Attend from each query to the memory, and to the tokens that only this query sees.
+
+        Args:
+            query: (B, S, D).
+            memory: (B, T, D), shared by the S queries of a sample.
+            memory_bias: (B, S, T), 0 where the query may look and MASKED where not.
+            own: (B, S, O, D) further memory of each query alone, or None.
+            own_bias: (B, S, O), likewise.
+
+        Returns:
+            The projected context (B, S, D) and the weights (B, S, h, T + O).
+        """
+        B, S, D = query.shape
+        T = memory.shape[1]
+        h, w = self.heads, self.head_width
+        q = self.query(query).view(B, S, h, 1, w) / math.sqrt(w)
+        u = (q @ self.key.weight.view(h, w, D)).squeeze(3)  # (B, S, h, D): W_k folded into the query
+        scores = (u.reshape(B, S * h, D) @ memory.transpose(1, 2)).view(B, S, h, T) + memory_bias.unsqueeze(2)
+        if own is not None:
+            own_scores = u @ own.transpose(2, 3) + own_bias.unsqueeze(2)  # (B, S, h, O)
+            scores = torch.cat([scores, own_scores], dim=3)
+        weights = torch.softmax(scores, dim=3)  # (B, S, h, T + O)
+        mean = (weights[..., :T].reshape(B, S * h, T) @ memory).view(B, S, h, D)
+        if own is not None:
+            mean = mean + weights[..., T:] @ own
+        values = self.value.weight.view(h, w, D).transpose(1, 2)  # (h, D, w)
+        context = (mean.unsqueeze(3) @ values).reshape(B, S, D) + self.value.bias
+        return self.out(context), weights
+
+
+class CrossModalBlock(nn.Module):
+    """PSA-MF's cross-modal attention as its figure draws it: one text query over the steps of a voice or a face.
+
+    attention, add and norm with the query, feed-forward, add and norm. A query with no step to look at gets no context,
+    so the block then returns a function of the query alone.
+    """
+
+    def __init__(self, width: int = 64, heads: int = 2, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.attention = FoldedAttention(width, heads)
+        self.norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, query: Tensor, memory: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """query (B, S, d), memory (B, T, d), valid (B, S, T) of 0 and 1 -> ((B, S, d), weights (B, S, h, T))."""
+        context, weights = self.attention(query, memory, (1.0 - valid) * MASKED)
+        context = context * valid.amax(dim=2, keepdim=True)  # nothing valid: no context
+        x = self.norm(query + self.dropout(context))  # (B, S, d)
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x))), weights

@@ -1,0 +1,117 @@
+"""Stage 2: voice, face and fusion learn on composed samples, on top of the frozen text blocks of stage 1.
+
+The trunk does not change, so its hidden states are computed once for each sentence; an epoch then costs about a minute on
+one core. Each sentence is scored for several subsets of modalities in one pass: that is the modality dropout.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from psamf_edge.compile.data.compose import Batch, Composer
+from psamf_edge.compile.data.faces import FaceSet
+from psamf_edge.compile.data.padding import pad
+from psamf_edge.compile.data.speech import SpeechSet
+from psamf_edge.compile.data.text import TextSet
+from psamf_edge.compile.model import Student
+from psamf_edge.compile.model.fusion import FusionOutput, Stream
+from psamf_edge.compile.training.loop import Log, Trainer, batches_by_length, score_loss
+from psamf_edge.compile.training.settings import TrainSettings
+from torch import Tensor
+
+TEXT, AUDIO, FACE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+ALL = (1.0, 1.0, 1.0)
+MIXED = ((1.0, 1.0, 0.0), (1.0, 0.0, 1.0), (0.0, 1.0, 1.0))
+# each sentence is trained on these four subsets and one of the mixed ones
+FIXED_SUBSETS = (TEXT, AUDIO, FACE, ALL)
+
+
+def draw_subsets(batch: int, rng: np.random.Generator) -> np.ndarray:
+    """Presence rows (B, S, 3) for one batch."""
+    present = np.empty((batch, len(FIXED_SUBSETS) + 1, 3), np.float32)
+    present[:, :-1] = FIXED_SUBSETS
+    present[:, -1] = np.array(MIXED, np.float32)[rng.integers(0, len(MIXED), batch)]
+    return present
+
+
+@torch.no_grad()
+def hidden_states(student: Student, text: TextSet, batch: int = 64) -> list[np.ndarray]:
+    """The trunk's output (L_i, H) of every sentence, as float16 to hold them all in memory."""
+    student.eval()
+    order = np.argsort([len(ids) for ids in text.ids], kind="stable")
+    hidden: list[np.ndarray] = [np.empty(0)] * len(text)
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        ids, mask = map(torch.from_numpy, pad([text.ids[i] for i in rows], np.int64))
+        states = student.trunk(ids, mask).half().numpy()  # (B, L, H)
+        for row, state in zip(rows, states, strict=True):
+            hidden[row] = state[: len(text.ids[row])]
+    return hidden
+
+
+def score_batch(student: Student, batch: Batch, hidden: list[np.ndarray]) -> FusionOutput:
+    """Score a composed batch whose trunk outputs are known."""
+    states, mask = map(torch.from_numpy, pad(hidden, np.float32))
+    _, _, audio, audio_mask, face, face_mask, present = map(torch.from_numpy, batch.arrays())
+    voice, sight = Stream(*student.audio(audio, audio_mask)), Stream(*student.face(face, face_mask))
+    return student.fusion(states, mask, voice, sight, present)
+
+
+def set_feature_scales(student: Student, speech: SpeechSet, faces: FaceSet) -> None:
+    """Write the training data's mean and spread of each feature into the encoders."""
+    voices = np.concatenate(speech.features)  # (sum T, 63)
+    for encoder, values in ((student.audio, voices), (student.face, faces.features)):
+        spread = values.std(axis=0)
+        # a feature that hardly varies in training must not be blown up when it does on a user's clip
+        scale = 1.0 / np.maximum(spread, 1e-3 * max(1.0, float(spread.max())))
+        encoder.feature_mean.copy_(torch.from_numpy(values.mean(axis=0)))
+        encoder.feature_scale.copy_(torch.from_numpy(scale.astype(np.float32)))
+
+
+def trainable(student: Student) -> list[torch.nn.Parameter]:
+    """Freeze the trunk and the last text block; what remains trains."""
+    for part in (student.trunk, student.fusion.pre_fusion.block):
+        part.requires_grad_(False)
+    return [p for p in student.parameters() if p.requires_grad]
+
+
+def train_fusion(
+    student: Student,
+    text: TextSet,
+    speech: SpeechSet,
+    faces: FaceSet,
+    settings: TrainSettings,
+    log: Log,
+) -> None:
+    """Train voice, face and fusion in place. `text` is one set; `speech` and `faces` hold training samples only."""
+    rng = np.random.default_rng(settings.seed + 1)
+    set_feature_scales(student, speech, faces)
+    composer = Composer(text, speech, faces, rng, augment=True)
+    hidden = hidden_states(student, text)
+    lengths = np.array([len(h) for h in hidden])
+    steps = settings.fusion_epochs * sum(
+        1 for _ in batches_by_length(lengths, settings.batch, np.random.default_rng(0))
+    )
+    trainer = Trainer(student, [{"params": trainable(student), "lr": settings.fusion_lr}], steps, settings)
+    student.train()
+    student.fusion.pre_fusion.block.eval()  # frozen, so its dropout would only add noise that the rest must fit
+    step, running = 0, None
+    for _ in range(settings.fusion_epochs):
+        for rows in batches_by_length(lengths, settings.batch, rng):
+            batch = composer.batch(rows, draw_subsets(len(rows), rng))
+            output = score_batch(student, batch, [hidden[i].astype(np.float32) for i in rows])
+            loss = score_loss(output.score, output.log_scale, torch.from_numpy(batch.labels), settings.scale_weight)
+            trainer.step(loss)
+            step += 1
+            error = subset_errors(output.score, batch)
+            running = error if running is None else 0.98 * running + 0.02 * error
+            if step % 100 == 0:
+                names = ("text", "audio", "face", "all", "mixed")
+                log.write("fusion", step, {"of": steps, **dict(zip(names, running.tolist(), strict=True))})
+    trainer.finish()
+
+
+@torch.no_grad()
+def subset_errors(score: Tensor, batch: Batch) -> np.ndarray:
+    """Mean absolute error of each subset column, (S,)."""
+    return np.abs(score.numpy() - batch.labels).mean(axis=0)

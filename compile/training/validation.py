@@ -1,0 +1,90 @@
+"""What a trained student scores on the validation splits: real single modalities first, composed samples after."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from psamf_edge.compile.data.compose import Batch, Composer
+from psamf_edge.compile.data.faces import FaceSet
+from psamf_edge.compile.data.padding import pad
+from psamf_edge.compile.data.speech import SpeechSet
+from psamf_edge.compile.data.text import TextSet
+from psamf_edge.compile.data.valence import NEGATIVE, VALENCE
+from psamf_edge.compile.model import Student
+from psamf_edge.compile.training.fusion_stage import ALL, AUDIO, FACE, MIXED, TEXT, hidden_states, score_batch
+from psamf_edge.compile.training.settings import TrainSettings
+from psamf_edge.compile.training.text_stage import evaluate_text
+from psamf_edge.metrics import evaluate_scores
+
+SUBSETS = {
+    "text": TEXT, "audio": AUDIO, "face": FACE, "text+audio": MIXED[0], "text+face": MIXED[1], "audio+face": MIXED[2],
+    "all": ALL,
+}  # fmt: skip
+
+
+def sign_accuracy(scores: np.ndarray, emotions: np.ndarray) -> float:
+    """Balanced accuracy of the sign of valence: happy against angry, sad, fear and disgust; other samples left out."""
+    happy, negative = emotions == "happy", np.isin(emotions, NEGATIVE)
+    return float((np.mean(scores[happy] > 0) + np.mean(scores[negative] <= 0)) / 2)
+
+
+def single_batch(student: Student, audio: list[np.ndarray], face: list[np.ndarray], present: tuple) -> Batch:
+    """Samples of one modality alone: the others are one masked step of zeros, as at run time."""
+    B = max(len(audio), len(face))
+    nothing = [np.zeros((0, n), np.float32) for n in (student.config.audio_features, student.config.face_features)]
+    rows = np.tile(np.array(present, np.float32), (B, 1, 1))  # (B, 1, 3)
+    voices, faces = pad(audio or [nothing[0]] * B, np.float32), pad(face or [nothing[1]] * B, np.float32)
+    return Batch(np.zeros((B, 1), np.int64), np.zeros((B, 1)), *voices, *faces, rows, np.zeros((B, 1), np.float32))
+
+
+@torch.no_grad()
+def score_alone(student: Student, audio: list[np.ndarray], face: list[np.ndarray], present: tuple) -> np.ndarray:
+    """Scores (N,) of voices alone or faces alone, clamped to [-3, 3]."""
+    student.eval()
+    scores = []
+    for start in range(0, max(len(audio), len(face)), 64):
+        batch = single_batch(student, audio[start : start + 64], face[start : start + 64], present)
+        hidden = [np.zeros((0, student.config.bert.width), np.float32)] * len(batch.labels)
+        scores.append(score_batch(student, batch, hidden).score[:, 0].clamp(-3.0, 3.0).numpy())
+    return np.concatenate(scores)
+
+
+@torch.no_grad()
+def validate(
+    student: Student, texts: list[TextSet], speech: SpeechSet, faces: FaceSet, settings: TrainSettings
+) -> dict[str, dict]:
+    """Metrics of each modality alone on real samples, and of each subset on composed ones (seed 0, no augmentation)."""
+    metrics: dict[str, dict] = {f"text {text.name}": evaluate_text(student, text) for text in texts}
+    heard = score_alone(student, speech.features, [], AUDIO)
+    for corpus in np.unique(speech.corpora):
+        chosen = speech.corpora == corpus
+        metrics[f"audio {corpus}"] = {
+            "n": int(chosen.sum()), "sign_accuracy": sign_accuracy(heard[chosen], speech.emotions[chosen])
+        }  # fmt: skip
+    seen = score_alone(student, [], list(faces.features[:, None]), FACE)
+    metrics["face fer2013"] = {"n": len(faces), "sign_accuracy": sign_accuracy(seen, faces.emotions)}
+    for text in texts:
+        for name, values in validate_composed(student, text, speech, faces, settings).items():
+            metrics[f"composed {text.name} {name}"] = values
+    metrics["valence"] = VALENCE
+    return metrics
+
+
+@torch.no_grad()
+def validate_composed(
+    student: Student, text: TextSet, speech: SpeechSet, faces: FaceSet, settings: TrainSettings
+) -> dict[str, dict]:
+    """The field's metrics for each subset of modalities on composed validation samples."""
+    student.eval()
+    composer = Composer(text, speech, faces, np.random.default_rng(0), augment=False)
+    hidden = hidden_states(student, text)
+    scores, labels = [], []
+    subsets = np.array(list(SUBSETS.values()), np.float32)  # (7, 3)
+    for start in range(0, len(text), settings.batch):
+        rows = np.arange(start, min(start + settings.batch, len(text)))
+        batch = composer.batch(rows, np.tile(subsets, (len(rows), 1, 1)))
+        output = score_batch(student, batch, [hidden[i].astype(np.float32) for i in rows])
+        scores.append(output.score.clamp(-3.0, 3.0).numpy())
+        labels.append(batch.labels)
+    scores, labels = np.concatenate(scores), np.concatenate(labels)  # (N, 7)
+    return {name: evaluate_scores(scores[:, i], labels[:, i]) for i, name in enumerate(SUBSETS)}

@@ -1,0 +1,1 @@
+"""CUDA kernels, one folder for each operation."""
