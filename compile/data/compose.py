@@ -1,8 +1,8 @@
 """Composition: a real sentence, an acted voice and a photographed face made into one training sample.
 
-No corpus at hand has words, voice and face of the same moment with a label. So a text sample is paired with a speech and a
-face sample of the same side of valence (or a neutral, a conflicting, or an independent one, at the rates below). Every
-trimodal number that this package reports rests on this construction, and says so.
+No corpus at hand has words, voice and face of the same moment with a label. So a text sample is paired with a speech
+and a face sample of the same side of valence (or a neutral, a conflicting, or an independent one, at the rates below).
+Every trimodal number that this package reports rests on this construction, and says so.
 
 The label of a composed sample, for each subset of modalities:
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.speech import SpeechSet

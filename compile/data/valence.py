@@ -1,8 +1,8 @@
 """The one table that turns an acted emotion into a sentiment score.
 
-Emotion is not sentiment: this mapping is a proxy, and the model card says so. The values lie on the CMU-MOSI scale [-3, 3].
-Their signs carry the meaning; their sizes are chosen so that anger and disgust, which speak against something, weigh more
-than sadness and fear, and happiness mirrors the negative mean.
+Emotion is not sentiment: this mapping is a proxy, and the model card says so. The values lie on the CMU-MOSI scale [-3,
+3]. Their signs carry the meaning; their sizes are chosen so that anger and disgust, which speak against something,
+weigh more than sadness and fear, and happiness mirrors the negative mean.
 """
 
 VALENCE = {

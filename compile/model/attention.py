@@ -4,9 +4,9 @@ With S queries and T memory steps, S much smaller than T, the projections of the
 
     softmax(q (W_k m)^T) (W_v m)  =  W_v (softmax((W_k^T q) m^T) m)
 
-so W_k is folded into the query and W_v is applied to the weighted mean: S * D^2 multiplications in place of T * D^2. The key
-bias adds the same number to every score of a query and cancels in the softmax; the value bias survives, because the weights
-sum to one. Equal to the textbook form up to rounding (tests/test_model_attention.py holds it in float64).
+so W_k is folded into the query and W_v is applied to the weighted mean: S * D^2 multiplications in place of T * D^2.
+The key bias adds the same number to every score of a query and cancels in the softmax; the value bias survives, because
+the weights sum to one. Equal to the textbook form up to rounding (tests/test_model_attention.py holds it in float64).
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from psamf_edge.compile.model.attention import MASKED, FoldedAttention
 from torch import Tensor, nn
+
+from psamf_edge.compile.model.attention import MASKED, FoldedAttention
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """Voice and face encoders with no recurrence: strided convolutions, then attentive statistics pooling.
 
-PSA-MF runs an LSTM over up to 500 steps, whose steps cannot overlap and which therefore costs more than everything else on
-a GPU (docs in kernels/). A convolution sees the same neighbourhood in one pass.
+PSA-MF runs an LSTM over up to 500 steps, whose steps cannot overlap and which therefore costs more than everything else
+on a GPU (docs in kernels/). A convolution sees the same neighbourhood in one pass.
 """
 
 from __future__ import annotations
 
 import torch
-from psamf_edge.compile.model.attention import MASKED
 from torch import Tensor, nn
+
+from psamf_edge.compile.model.attention import MASKED
 
 
 class StatisticsPooling(nn.Module):

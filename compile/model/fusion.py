@@ -1,8 +1,8 @@
 """The fusion of PSA-MF: pre-fusion in the last text block, cross-modal attention, enhanced fusion (psa-mf.md, 3 to 6).
 
-Everything here carries an axis S of modality subsets: each row of `present` says which of text, audio and face take part.
-Training uses it as modality dropout that shares one pass of the trunk; the runtime asks for the full set and the sets that
-leave one modality out, which gives each modality's contribution at almost no cost.
+Everything here carries an axis S of modality subsets: each row of `present` says which of text, audio and face take
+part. Training uses it as modality dropout that shares one pass of the trunk; the runtime asks for the full set and the
+sets that leave one modality out, which gives each modality's contribution at almost no cost.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
+
 from psamf_edge.compile.model.attention import MASKED, CrossModalBlock
 from psamf_edge.compile.model.bert import BertConfig, Block
-from torch import Tensor, nn
 
 
 class Stream(NamedTuple):
@@ -36,8 +37,8 @@ class FusionOutput(NamedTuple):
 class PersonalityHead(nn.Module):
     """The personality vector p (H) from the trunk's CLS: in the release, a third BERT of its own.
 
-    It depends on the text alone, so a small head on the shared trunk can stand for it. Here it is trained with the score;
-    distilling it from a frozen personality encoder is the teacher's part.
+    It depends on the text alone, so a small head on the shared trunk can stand for it. Here it is trained with the
+    score; distilling it from a frozen personality encoder is the teacher's part.
     """
 
     def __init__(self, width: int) -> None:
@@ -52,8 +53,8 @@ class PersonalityHead(nn.Module):
 class PreFusion(nn.Module):
     """The last text block, run on [CLS; text tokens; v'; a'] and answered for CLS alone.
 
-    a' = ReLU(W_a e_a + b_a + p), v' = ReLU(W_v e_v + b_v + p). Where the text is missing, a learned vector stands for CLS
-    and the text tokens are masked, so the trunk need not run at all.
+    a' = ReLU(W_a e_a + b_a + p), v' = ReLU(W_v e_v + b_v + p). Where the text is missing, a learned vector stands for
+    CLS and the text tokens are masked, so the trunk need not run at all.
     """
 
     def __init__(self, config: BertConfig, width: int, dropout: float) -> None:

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from psamf_edge.compile.model.bert import BertConfig, Trunk, load_bert
 from psamf_edge.compile.model.encoders import SequenceEncoder
 from psamf_edge.compile.model.fusion import Fusion, FusionOutput, Stream
-from torch import Tensor, nn
-
 from psamf_edge.errors import UsageError
 
 
@@ -85,7 +85,7 @@ class Student(nn.Module):
 
 
 def save_student(student: Student, directory: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write student.safetensors and student.json. Half precision by default: it halves the repository, not the score."""
+    """Write student.safetensors and student.json. Half precision by default: it halves the file, not the score."""
     from safetensors.torch import save_file
 
     directory.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,7 @@ def train_command(data: Path, bert: Path, parts: Path, out: Path, seed: int, tex
                   fusion_epochs: int | None, threads: int) -> None:  # fmt: skip
     """Train the edge model on text, speech and face data."""
     import torch
+
     from psamf_edge.compile.training.settings import TrainSettings
 
     torch.set_num_threads(threads)
@@ -63,9 +64,11 @@ def train_command(data: Path, bert: Path, parts: Path, out: Path, seed: int, tex
 def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> dict:
     """Both stages, evaluation on the validation splits, and the weights directory. Returns what training.json holds.
 
-    Stage 1 leaves `text-stage.safetensors` in `out`; where it exists already, with the same settings, it is not repeated.
+    Stage 1 leaves `text-stage.safetensors` in `out`; where it exists already, with the same settings, it is not
+    repeated.
     """
     import torch
+
     from psamf_edge.compile.data.faces import load_faces
     from psamf_edge.compile.data.speech import load_speech
     from psamf_edge.compile.data.text import TextSet
@@ -74,7 +77,6 @@ def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> di
     from psamf_edge.compile.training.fusion_stage import train_fusion
     from psamf_edge.compile.training.loop import Log
     from psamf_edge.compile.training.validation import validate
-
     from psamf_edge.face.expression import ExpressionNet
     from psamf_edge.face.features import VISION_FEATURES, FacePath
 
@@ -126,7 +128,6 @@ def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> di
 def read_text(data: Path, parts: Path, settings) -> tuple[list, list]:
     """The training and the validation sets of MOSI and MOSEI."""
     from psamf_edge.compile.data.text import read_text_set
-
     from psamf_edge.words.wordpiece import WordPiece
 
     wordpiece = WordPiece((parts / "vocab.txt").read_bytes())
@@ -143,9 +144,10 @@ def read_text(data: Path, parts: Path, settings) -> tuple[list, list]:
 def text_stage(bert: Path, train: list, valid: list, out: Path, settings, log) -> None:
     """Stage 1, unless `out` holds its result for these settings already."""
     import torch
+    from safetensors.torch import save_file
+
     from psamf_edge.compile.model import Student
     from psamf_edge.compile.training.text_stage import train_text
-    from safetensors.torch import save_file
 
     done, wanted = out / "text-stage.json", _text_settings(settings)
     if done.is_file():

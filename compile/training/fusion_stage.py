@@ -1,13 +1,15 @@
 """Stage 2: voice, face and fusion learn on composed samples, on top of the frozen text blocks of stage 1.
 
-The trunk does not change, so its hidden states are computed once for each sentence; an epoch then costs about a minute on
-one core. Each sentence is scored for several subsets of modalities in one pass: that is the modality dropout.
+The trunk does not change, so its hidden states are computed once for each sentence; an epoch then costs about a minute
+on one core. Each sentence is scored for several subsets of modalities in one pass: that is the modality dropout.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from psamf_edge.compile.data.compose import Batch, Composer
 from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad
@@ -17,7 +19,6 @@ from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.fusion import FusionOutput, Stream
 from psamf_edge.compile.training.loop import Log, Trainer, batches_by_length, score_loss
 from psamf_edge.compile.training.settings import TrainSettings
-from torch import Tensor
 
 TEXT, AUDIO, FACE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 ALL = (1.0, 1.0, 1.0)

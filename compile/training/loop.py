@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from psamf_edge.compile.training.settings import TrainSettings
 from torch import Tensor, nn
+
+from psamf_edge.compile.training.settings import TrainSettings
 
 
 def batches_by_length(lengths: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Random batches of row numbers, each of similar lengths so that little is padding. The last, short one is left out.
+    """Random batches of row numbers, each of similar lengths so that little is padding. The last, short one is left
+    out.
 
     Rows are shuffled, sorted within pools of fifty batches, and the batches of each pool shuffled again.
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.model import Student
@@ -11,7 +13,6 @@ from psamf_edge.compile.model.fusion import FusionOutput, Stream
 from psamf_edge.compile.training.loop import Log, Trainer, batches_by_length, score_loss
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.metrics import evaluate_scores
-from torch import Tensor
 
 
 def missing_stream(student: Student, batch: int) -> Stream:

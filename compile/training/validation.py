@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from psamf_edge.compile.data.compose import Batch, Composer
 from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad

@@ -1,0 +1,169 @@
+"""The composition of training samples and the pieces of the training loop."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
+
+from psamf_edge.compile.data.compose import Composer, combine
+from psamf_edge.compile.data.faces import FaceSet
+from psamf_edge.compile.data.padding import pad
+from psamf_edge.compile.data.speech import SpeechSet, describe
+from psamf_edge.compile.data.text import TextSet, read_text_set
+from psamf_edge.compile.data.valence import NEGATIVE, VALENCE, side_of
+from psamf_edge.compile.model import Student, StudentConfig
+from psamf_edge.compile.model.bert import BertConfig
+from psamf_edge.compile.training.fusion_stage import draw_subsets, train_fusion
+from psamf_edge.compile.training.loop import AveragedWeights, Log, batches_by_length, linear_schedule, score_loss
+from psamf_edge.compile.training.settings import TrainSettings
+from psamf_edge.compile.training.text_stage import train_text
+from psamf_edge.compile.training.validation import SUBSETS, sign_accuracy, validate
+from psamf_edge.errors import UsageError
+from psamf_edge.words.wordpiece import WordPiece
+
+EMOTIONS = np.array([*NEGATIVE, "happy", "neutral"])
+
+
+@pytest.fixture
+def corpora():
+    """Small corpora whose labels can be read off the features: token 5 is good, 6 is bad; feature 0 is the valence."""
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1, 1], 96)
+    text = TextSet("mosi", [np.array([2, 5 if s > 0 else 6, 3]) for s in signs], 2.0 * signs.astype(np.float32))
+    emotions = rng.choice(EMOTIONS, 60)
+    valence = np.array([VALENCE[e] for e in emotions], np.float32)
+    voices = [np.tile(np.r_[v, rng.normal(size=62)], (80, 1)).astype(np.float32) for v in valence]
+    speech = SpeechSet(voices, emotions, np.full(60, "ravdess"), np.zeros(60, bool))
+    pictures = np.column_stack([valence, rng.normal(size=(60, 8))]).astype(np.float32)
+    return text, speech, FaceSet(pictures, emotions, np.ones(60, bool))
+
+
+def test_labels_combine_as_documented():
+    label = np.array([2.0, -2.0, 0.0])
+    assert combine(label, np.array([1, 0, 0])) == 2.0
+    assert combine(label, np.array([0, 1, 0])) == -2.0
+    assert combine(label, np.array([1, 0, 1])) == 2.0  # a neutral face leaves the words alone
+    assert combine(label, np.array([0, 1, 1])) == -2.0
+    conflict = combine(label, np.array([1, 1, 0]))
+    assert conflict == pytest.approx((0.6 * 2 - 0.25 * 2) / 0.85)
+    assert combine(np.zeros(3), np.ones(3)) == 0.0
+    assert combine(np.array([0.0, 0.0, 1.8]), np.ones(3)) == pytest.approx(1.8)
+
+
+def test_every_emotion_has_a_side():
+    assert {side_of(VALENCE[e]) for e in NEGATIVE} == {-1}
+    assert side_of(VALENCE["happy"]) == 1
+    assert side_of(VALENCE["neutral"]) == side_of(VALENCE["surprise"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("03-01-05-02-01-01-19.opus", ("ravdess", "angry", True)),
+        ("03-01-03-02-01-01-01.opus", ("ravdess", "happy", False)),
+        ("03a01Fa.opus", ("emodb", "happy", False)),
+        ("09b02Wd.opus", ("emodb", "angry", True)),
+    ],
+)
+def test_speech_names(name, expected, tmp_path):
+    assert describe(tmp_path / name) == expected
+
+
+def test_padding_keeps_an_empty_batch_convolvable():
+    values, mask = pad([np.zeros((0, 4)), np.zeros((0, 4))], np.float32)
+    assert values.shape == (2, 1, 4)
+    assert mask.sum() == 0
+
+
+def test_composition_repeats_and_keeps_real_labels(corpora):
+    rows, present = np.arange(16), draw_subsets(16, np.random.default_rng(3))
+    first, second = (Composer(*corpora, np.random.default_rng(7), augment=True).batch(rows, present) for _ in range(2))
+    for a, b in zip(first.arrays(), second.arrays(), strict=True):
+        assert np.array_equal(a, b)
+    assert np.array_equal(first.labels[:, 0], corpora[0].labels[rows])  # column 0 is text alone
+    assert set(np.round(first.labels[:, 1], 2)) <= {np.float32(v) for v in VALENCE.values()}  # column 1 the voice
+
+
+def test_voice_labels_do_not_inherit_the_lean_of_the_text(corpora):
+    text = TextSet("mosei", corpora[0].ids, np.full(96, 1.5, np.float32))  # every sentence positive
+    composer = Composer(text, *corpora[1:], np.random.default_rng(0), augment=False)
+    voices = [composer.draw_sides(1)[0] for _ in range(4000)]
+    # matching 0.40 and half of the independent lean to the text; conflicts and the other half against it
+    assert 0.1 < np.mean(np.array(voices) == -1) < 0.4
+
+
+def test_batches_hold_each_row_once_and_pad_little():
+    lengths = np.random.default_rng(0).integers(3, 90, 1003)
+    batches = list(batches_by_length(lengths, 32, np.random.default_rng(1)))
+    rows = np.concatenate(batches)
+    assert len(set(rows)) == len(rows) == 992
+    padding = sum(lengths[b].max() * len(b) for b in batches) / lengths[rows].sum()
+    assert padding < 1.1  # unsorted batches would give 1.8
+
+
+def test_schedule_rises_and_falls():
+    factor = linear_schedule(100, 0.1)
+    assert factor(0) == pytest.approx(0.1)
+    assert factor(9) == pytest.approx(0.91)
+    assert factor(100) == 0.0
+
+
+def test_average_of_a_constant_is_the_constant():
+    model = torch.nn.Linear(2, 1)
+    average = AveragedWeights(model, 0.9)
+    for _ in range(5):
+        average.update(model)
+    assert torch.allclose(average.values["weight"], model.weight)
+
+
+def test_scale_loss_leaves_the_score_alone():
+    score, scale = torch.tensor([[1.0]], requires_grad=True), torch.tensor([[0.3]], requires_grad=True)
+    score_loss(score, scale, torch.tensor([[0.0]]), scale_weight=0.5).backward()
+    assert score.grad.item() == pytest.approx(1.0)  # of |y^ - y| alone
+    assert scale.grad.item() == pytest.approx(0.5 * (1.0 - np.exp(-0.3)))
+
+
+def test_sign_accuracy_is_balanced():
+    emotions = np.array(["happy", "angry", "sad", "fear", "neutral"])
+    assert sign_accuracy(np.array([1.0, 1.0, -1.0, -1.0, 9.0]), emotions) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_csv_errors_name_the_line(tmp_path):
+    wordpiece = WordPiece("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good"]).encode())
+    path = tmp_path / "mosi" / "labels.csv"
+    path.parent.mkdir()
+    path.write_text("text,label,split\ngood,1.5,train\n")
+    assert len(read_text_set(path, "train", wordpiece, 20)) == 1
+    with pytest.raises(UsageError, match="no row with split 'valid'"):
+        read_text_set(path, "valid", wordpiece, 20)
+    path.write_text("text,label,split\ngood,4.5,train\n")
+    with pytest.raises(UsageError, match="line 2"):
+        read_text_set(path, "train", wordpiece, 20)
+    path.write_text("words,label\ngood,1\n")
+    with pytest.raises(UsageError, match="lacks the columns"):
+        read_text_set(path, "train", wordpiece, 20)
+
+
+def test_both_stages_learn_each_modality(corpora, tmp_path):
+    """A miniature of the whole training: after it, words, voice and face each give the right sign alone."""
+    text, speech, faces = corpora
+    torch.manual_seed(0)
+    bert = BertConfig(vocabulary=10, width=32, heads=4, feed_forward=64, blocks=2, positions=8)
+    student = Student(StudentConfig(63, 9, bert, dropout=0.0))
+    settings = TrainSettings(
+        batch=16, text_epochs=12, fusion_epochs=24, mosi_repeats=1, trunk_lr=2e-3, new_lr=2e-3, fusion_lr=3e-3,
+        average_decay=0.9,
+    )  # fmt: skip
+    log = Log(tmp_path / "log.csv", lambda line: None)
+    before = [p.clone() for p in student.trunk.parameters()]
+    assert train_text(student, [text], [text], settings, log)["mosi"]["acc2_non0"] == 1.0
+    assert not torch.equal(before[0], next(student.trunk.parameters()))
+    trunk = [p.clone() for p in student.trunk.parameters()]
+    train_fusion(student, text, speech, faces, settings, log)
+    assert all(torch.equal(a, b) for a, b in zip(trunk, student.trunk.parameters(), strict=True)), "the trunk is frozen"
+    metrics = validate(student, [text], speech, faces, settings)
+    assert metrics["text mosi"]["acc2_non0"] == 1.0
+    assert metrics["audio ravdess"]["sign_accuracy"] > 0.95
+    assert metrics["face fer2013"]["sign_accuracy"] > 0.95
+    assert {f"composed mosi {name}" for name in SUBSETS} <= set(metrics)
+    assert (tmp_path / "log.csv").read_text().count("fusion") >= 5
