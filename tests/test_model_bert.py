@@ -23,7 +23,7 @@ def pair(tmp_path_factory):
     bert = transformers.BertModel(config).eval()
     for (
         parameter
-    ) in bert.parameters():  # transformers starts biases at zero and norms at one, which would hide mistakes
+    ) in bert.parameters():  # biases of zero and norms of one would hide mistakes
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     bert.save_pretrained(folder)
     return bert, Student.from_bert(folder, audio_features=5, face_features=6).eval()

@@ -86,7 +86,7 @@ def test_every_parameter_gets_a_gradient():
     student = Student(CONFIG)
     output = student(*inputs())
     (output.score.square().sum() + output.log_scale.square().sum()).backward()
-    # what adds the same number to every score of a softmax cancels in it: such a gradient is zero but for rounding (1e-9)
+    # what adds the same number to every score of a softmax cancels in it: its gradient is rounding alone, about 1e-9
     idle = {n for n, p in student.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-7}
     assert idle == {
         n for n, _ in student.named_parameters() if n.endswith(("attention.key.bias", "pooling.energy.2.bias"))
