@@ -1,0 +1,113 @@
+"""A clip's face path: frames go in one by one, feature rows for any stretch of time come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from psamf_edge.errors import IntegrityError
+from psamf_edge.face.detector import FaceDetector
+from psamf_edge.face.expression import EXPRESSION_FEATURES
+from psamf_edge.face.geometry import GEOMETRY_FEATURES, measure
+from psamf_edge.face.mesh import FaceMesh
+from psamf_edge.face.tracker import FaceTracker
+from psamf_edge.features import Feature
+
+VISION_FEATURES: tuple[Feature, ...] = GEOMETRY_FEATURES + EXPRESSION_FEATURES
+_BATCH = 32  # crops embedded at a time: bounds the memory of a long clip; larger batches are no faster on one thread
+
+
+@dataclass(frozen=True)
+class FaceFeatures:
+    """The face in a stretch of a clip.
+
+    values: (Tv, len(VISION_FEATURES)) float32, one row for each frame with a face; times_ms: (Tv,) float32.
+    frames_seen: frames in the stretch, with a face or not. faces_seen_max: most faces at once in the whole clip.
+    """
+
+    values: np.ndarray
+    times_ms: np.ndarray
+    frames_seen: int
+    frames_with_face: int
+    faces_seen_max: int
+
+
+class FacePath:
+    """Tracks, measures and embeds the face of one clip at a time. It keeps crops of 2.3 KB, never frames.
+
+    Args:
+        detector_bytes: face_detector.onnx.
+        mesh_bytes: face_mesh.onnx.
+        expression: crops (N, 48, 48) uint8 to embeddings (N, len(EXPRESSION_FEATURES)) float32.
+
+    Raises:
+        IntegrityError: the bytes are not models.
+    """
+
+    def __init__(
+        self, detector_bytes: bytes, mesh_bytes: bytes, expression: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        self._tracker = FaceTracker(FaceDetector(detector_bytes), FaceMesh(mesh_bytes))
+        self._expression = expression
+        self.start()
+
+    def start(self) -> None:
+        """Forget the last clip."""
+        self._tracker.start()
+        self._frame_times: list[int] = []  # of every frame
+        self._face_times: list[int] = []  # of the frames with a face, as the three below
+        self._geometry: list[np.ndarray] = []
+        self._crops: list[np.ndarray] = []
+        self._embeddings = np.empty((0, len(EXPRESSION_FEATURES)), np.float32)  # of the first crops, grown on demand
+
+    def observe(self, image: np.ndarray, time_ms: int) -> bool:
+        """Take the next frame, (H, W, 3) uint8 RGB, in order of time; whether it shows a face.
+
+        Raises:
+            InputError: the image is not (H, W, 3) uint8.
+        """
+        observation = self._tracker.observe(image, time_ms)
+        self._frame_times.append(time_ms)
+        if observation is None:
+            return False
+        self._face_times.append(time_ms)
+        self._geometry.append(measure(observation.landmarks, image.shape[:2]))
+        self._crops.append(observation.crop)
+        return True
+
+    def features(self, start_ms: float, end_ms: float) -> FaceFeatures:
+        """What was seen from start_ms up to, not including, end_ms.
+
+        Raises:
+            IntegrityError: the expression model gave another shape than its features, or a value that is not finite.
+        """
+        first, last = np.searchsorted(self._face_times, [start_ms, end_ms])
+        last = max(first, last)
+        self._embed_up_to(last)
+        geometry = np.reshape(self._geometry[first:last], (-1, len(GEOMETRY_FEATURES)))
+        values = np.concatenate([geometry, self._embeddings[first:last]], axis=1, dtype=np.float32)  # (Tv, F)
+        seen_first, seen_last = np.searchsorted(self._frame_times, [start_ms, end_ms])
+        return FaceFeatures(
+            values=values,
+            times_ms=np.array(self._face_times[first:last], np.float32),
+            frames_seen=int(max(seen_last - seen_first, 0)),
+            frames_with_face=len(values),
+            faces_seen_max=self._tracker.faces_seen_max,
+        )
+
+    def _embed_up_to(self, count: int) -> None:
+        done = len(self._embeddings)
+        batches = [self._embed(self._crops[i : min(i + _BATCH, count)]) for i in range(done, count, _BATCH)]
+        self._embeddings = np.concatenate([self._embeddings, *batches])
+
+    def _embed(self, crops: list[np.ndarray]) -> np.ndarray:
+        expected = (len(crops), len(EXPRESSION_FEATURES))
+        embeddings = np.asarray(self._expression(np.stack(crops)), np.float32)  # (N, E)
+        if embeddings.shape != expected or not np.isfinite(embeddings).all():
+            raise IntegrityError(
+                f"The expression model gave {embeddings.shape}, or values that are not finite, for {len(crops)} crops; "
+                f"it must give finite values of shape {expected}: rebuild the bundle."
+            )
+        return embeddings
