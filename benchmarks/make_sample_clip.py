@@ -2,7 +2,7 @@
 
     python benchmarks/make_sample_clip.py [OUT.mp4]
 
-The picture is the NASA portrait that scikit-image ships as `astronaut` (public domain), the voice is flite's `slt` (free
+The picture is the NASA portrait that scikit-image ships as `astronaut` (public domain), the voice flite's `slt` (free
 licence), the words are ours: nobody else's rights touch the clip. The person shown never said these words. The head
 sways, the jaw follows the loudness, and the corners of the mouth follow the sentence. The subtitles carry the words.
 Needs scikit-image (`pip install -e .[dev]`) and flite (`apt-get install flite`).

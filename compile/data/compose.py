@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from psamf_edge.audio.features import AUDIO_FEATURES
 from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.speech import SpeechSet
@@ -33,6 +34,7 @@ PAIRING_RATES = (0.40, 0.15, 0.15, 0.30)
 
 # voice: the share of utterances made of two recordings, since acted ones last three seconds and real ones up to fifteen
 JOINED_SHARE = 0.3
+LEVEL = [feature.name for feature in AUDIO_FEATURES].index("level")
 # face: the share of still pictures (one frame); the rest become sequences of up to MAX_FRAMES frames
 STILL_SHARE = 0.3
 MAX_FRAMES = 60
@@ -137,6 +139,7 @@ class Composer:
         f1 = min(40, f0 + self.rng.integers(0, 10))  # the first 40 dimensions are the log-mel bands
         features[:, f0:f1] = mean[f0:f1]
         features[:, :40] += self.rng.normal(0.0, 0.3, (1, 40))  # another room, another microphone
+        features[:, LEVEL] += self.rng.normal(0.0, 6.0)  # dB: the recording level says nothing of the speaker
         return features
 
     def face(self, side: int) -> tuple[np.ndarray, float]:

@@ -19,6 +19,7 @@ from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.fusion import FusionOutput, Stream
 from psamf_edge.compile.training.loop import Log, Trainer, batches_by_length, score_loss
 from psamf_edge.compile.training.settings import TrainSettings
+from psamf_edge.face.features import VISION_FEATURES
 
 TEXT, AUDIO, FACE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 ALL = (1.0, 1.0, 1.0)
@@ -58,8 +59,12 @@ def score_batch(student: Student, batch: Batch, hidden: list[np.ndarray]) -> Fus
     return student.fusion(states, mask, voice, sight, present)
 
 
+# how the picture was framed, not what the face shows: FER2013's tight crops differ in these from any user's clip
+FRAMING = ("head_roll", "face_size", "mesh_score")
+
+
 def set_feature_scales(student: Student, speech: SpeechSet, faces: FaceSet) -> None:
-    """Write the training data's mean and spread of each feature into the encoders."""
+    """Write the training data's mean and spread of each feature into the encoders; switch off the FRAMING features."""
     voices = np.concatenate(speech.features)  # (sum T, 63)
     for encoder, values in ((student.audio, voices), (student.face, faces.features)):
         spread = values.std(axis=0)
@@ -67,6 +72,8 @@ def set_feature_scales(student: Student, speech: SpeechSet, faces: FaceSet) -> N
         scale = 1.0 / np.maximum(spread, 1e-3 * max(1.0, float(spread.max())))
         encoder.feature_mean.copy_(torch.from_numpy(values.mean(axis=0)))
         encoder.feature_scale.copy_(torch.from_numpy(scale.astype(np.float32)))
+    if len(VISION_FEATURES) == faces.features.shape[1]:
+        student.face.feature_scale[[f.name in FRAMING for f in VISION_FEATURES]] = 0.0
 
 
 def trainable(student: Student) -> list[torch.nn.Parameter]:
