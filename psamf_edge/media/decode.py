@@ -1,0 +1,227 @@
+"""Decodes one clip into messages. Runs in the decoder child only: FFmpeg meets hostile files here."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import av
+import av.stream
+
+from psamf_edge.media.protocol import MAX_CLIP_S, Kind
+from psamf_edge.media.tracks import AudioTrack, Emit, FrameGrid, to_rgb
+
+# What cameras, phones, recorders and browsers write. Playlists (hls, concat, dash), network formats and devices are
+# left out: they name other files, and a clip must never make us open one.
+ALLOWED_DEMUXERS = (
+    "mov,matroska,webm,avi,flv,asf,mpeg,mpegts,ogg,wav,aiff,flac,mp3,aac,amr,gif,png_pipe,jpeg_pipe,bmp_pipe,webp_pipe"
+)
+ALLOWED_FILES = (
+    "mp4, mov, m4a, mkv, webm, avi, flv, wmv, mpg, ts, ogg, opus, wav, aiff, flac, mp3, aac, amr, gif, png, jpg, bmp "
+    "or webp"
+)
+# Their headers state the length of the recording; the others have it estimated from bit rate or the file's own end.
+DECLARES_DURATION = {"mov", "matroska", "avi", "flv", "asf", "wav", "aiff", "flac"}
+MISSING_END_S = 1.0  # a file that ends this much before its declared end lost something; muxers round by less
+TEXT_CODECS = {"mov_text", "subrip", "srt", "webvtt", "text", "ass", "ssa"}  # bitmap subtitles hold no words
+ASS_OVERRIDE = re.compile(r"\{\\[^}]*\}")  # FFmpeg decodes every text subtitle to ASS: italics come as {\i1}
+MAX_PIXELS = 8192 * 4320  # 8K; a larger picture is a decompression bomb
+MAX_US = MAX_CLIP_S * 1_000_000
+MAX_HELD = 1000  # messages held back while the first frame, which alone knows the rotation, is awaited
+DECODER_THREADS = 4  # more only adds latency and memory for talking-head sizes
+
+
+class ClipError(Exception):
+    """The clip cannot be used; the message is the rest of a sentence that begins with its path."""
+
+
+class Clip:
+    """One file, opened once: the bytes that are hashed are the bytes that are decoded."""
+
+    def __init__(self, file: BinaryIO, request: dict[str, Any], emit: Emit) -> None:
+        self.request, self._emit, self._held = request, emit, []
+        self.frames = self.samples = self.bad_packets = self.end_us = self._reached_us = 0
+        self.warnings: list[str] = []
+        self.container = _open_container(file)
+        self.start_us = self.container.start_time or 0
+        self.declared_us = max(0, self.container.duration or 0)
+        streams = [s for s in self.container.streams if s.codec_context is not None]  # None: no decoder for it
+        self.video = next((s for s in streams if s.type == "video" and not _is_cover_art(s)), None)
+        self.audio = next((s for s in streams if s.type == "audio"), None)
+        self.captions = next((s for s in streams if s.codec_context.name in TEXT_CODECS), None)
+        if self.video is None and self.audio is None:
+            raise ClipError("holds neither video nor audio that can be decoded; give a recording of somebody talking")
+        if self.video and self.video.codec_context.width * self.video.codec_context.height > MAX_PIXELS:
+            raise ClipError(f"has pictures of more than {MAX_PIXELS} pixels; scale it down to 8K or less")
+
+    def decode(self) -> None:
+        """Emit the whole clip apart from its footer."""
+        grid = FrameGrid(self.request["frame_rate"])
+        track = AudioTrack(self._send, self.audio and self.audio.time_base, self.start_us)
+        wanted = [self.video] * self.request["video"] + [self.audio] * self.request["audio"] + [self.captions]
+        wanted = [stream for stream in wanted if stream is not None]
+        if self.video not in wanted:
+            self._send_header(None)
+        for stream in wanted:
+            if stream is not self.captions:
+                stream.thread_type = "AUTO"
+                stream.codec_context.thread_count = min(DECODER_THREADS, os.cpu_count() or 1)
+        for stream, packet in self._packets(wanted):
+            try:
+                for item in stream.decode(packet):
+                    if stream is self.video:
+                        self._on_frame(item, grid)
+                    elif stream is self.audio:
+                        self.end_us = max(self.end_us, track.push(item))
+                    elif packet.pts is not None:
+                        self._on_caption(item, packet)
+            except av.error.FFmpegError:
+                self.bad_packets += not (packet and packet.is_corrupt)  # a corrupt one is counted already
+        track.finish()
+        self.samples = track.sent
+        self._send_header(None)
+
+    def footer(self) -> dict[str, Any]:
+        """What was read and what was lost."""
+        if self.request["video"] and self.video and not self.frames:
+            self.warnings.append("Not one picture of the video could be decoded.")
+        if self.request["audio"] and self.audio and not self.samples:
+            self.warnings.append("Not one sample of the sound could be decoded.")
+        if self.bad_packets:
+            self.warnings.append(f"The file is damaged: packets cut short or not decodable: {self.bad_packets}.")
+        declares = self.container.format.name.split(",")[0] in DECLARES_DURATION
+        if declares and self.declared_us - self._reached_us > MISSING_END_S * 1e6:
+            declared, reached = self.declared_us / 1e6, self._reached_us / 1e6
+            self.warnings.append(f"The file declares {declared:.1f} s but ends after {reached:.1f} s: it was cut off.")
+        return {
+            "duration_ms": _ms(self.end_us),
+            "frames": self.frames,
+            "samples": self.samples,
+            "bad_packets": self.bad_packets,
+            "warnings": self.warnings,
+            "partial": bool(self.warnings),
+        }
+
+    def _packets(self, wanted: list) -> Iterator[tuple[Any, Any]]:
+        """Every packet of the wanted streams, then for each stream None, which drains its decoder.
+
+        All streams are read, wanted or not: how far they reach tells a file that was cut off.
+        """
+        demuxer = self.container.demux()
+        while True:
+            try:
+                packet = next(demuxer, None)
+            except av.error.FFmpegError as error:
+                self.warnings.append(f"Reading stopped after {self._reached_us / 1e6:.1f} s: {error.strerror}.")
+                break
+            if packet is None:
+                break
+            if packet.size == 0:  # PyAV's own way to drain; ours, below, also works after an error
+                continue
+            if packet.pts is not None and packet.stream.time_base:
+                end_us = self._clip_us(packet.pts + (packet.duration or 0), packet.stream)
+                if end_us > MAX_US and self._reached_us > MAX_US // 2:
+                    self.warnings.append(f"Only the first {MAX_CLIP_S // 3600} hours were read.")
+                    break
+                if end_us > MAX_US:  # a jump of hours is a broken timestamp
+                    self.bad_packets += 1
+                    continue
+                self._reached_us = max(self._reached_us, end_us)
+            if packet.stream in wanted:
+                self.bad_packets += packet.is_corrupt
+                yield packet.stream, packet
+        for stream in wanted:
+            if stream is not self.captions:
+                yield stream, None
+
+    def _on_frame(self, frame: Any, grid: FrameGrid) -> None:
+        rotation = round(frame.rotation / 90) % 4 * 90
+        self._send_header(rotation)
+        period_us = round(1e6 / (self.video.average_rate or 25)) if not self._is_image() else 0
+        time_us = self.end_us if frame.pts is None else self._clip_us(frame.pts, self.video)
+        self.end_us = max(self.end_us, time_us + period_us)
+        if grid.takes(time_us):
+            self.frames += 1
+            fields, pixels = to_rgb(frame, self._aspect(), self.request["max_side"])
+            self._send(Kind.FRAME, {"time_ms": _ms(time_us), "rotation": rotation, **fields}, pixels)
+
+    def _on_caption(self, subtitle: Any, packet: Any) -> None:
+        text = subtitle.ass.decode("utf-8", "replace").split(",", 8)[-1]  # after eight fields of layout
+        text = ASS_OVERRIDE.sub("", text).replace("\\N", "\n").strip()
+        if text:
+            start_us = self._clip_us(packet.pts, self.captions)
+            end_us = self._clip_us(packet.pts + (packet.duration or 0), self.captions)
+            self._send(Kind.CAPTION, {"start_ms": _ms(start_us), "end_ms": _ms(end_us), "text": text})
+
+    def _clip_us(self, pts: int, stream: Any) -> int:
+        """A stream's timestamp on the clip's clock, in microseconds."""
+        return round(pts * stream.time_base * 1_000_000) - self.start_us
+
+    def _aspect(self) -> float:
+        """Width of a stored pixel over its height; broken values count as square."""
+        aspect = float(self.video.sample_aspect_ratio or 1)
+        return aspect if 0.25 <= aspect <= 4 else 1.0
+
+    def _is_image(self) -> bool:
+        return self.container.format.name.endswith("_pipe")
+
+    def _send_header(self, rotation: int | None) -> None:
+        if self._held is None:
+            return
+        width = height = 0
+        if self.video:
+            width = round(self.video.codec_context.width * self._aspect())
+            height = self.video.codec_context.height
+            if rotation in (90, 270):
+                width, height = height, width
+        self._emit(
+            Kind.HEADER,
+            {
+                "duration_ms": 0 if self._is_image() else _ms(self.declared_us),
+                "has_video": self.video is not None,
+                "has_audio": self.audio is not None,
+                "width": width,
+                "height": height,
+                "rotation": rotation or 0,
+                "is_image": self._is_image(),
+                "container": self.container.format.name,
+            },
+        )
+        held, self._held = self._held, None
+        for message in held:
+            self._emit(*message)
+
+    def _send(self, kind: Kind, fields: dict[str, Any], payload: Any = b"") -> None:
+        if self._held is None:
+            self._emit(kind, fields, payload)
+            return
+        self._held.append((kind, fields, payload))
+        if len(self._held) > MAX_HELD:
+            self._send_header(None)
+
+
+def _open_container(file: BinaryIO) -> Any:
+    # A file object without a name, as opened from a descriptor: FFmpeg would take "http:..." or "concat:..." in a name
+    # for a protocol, and "%d.png" for a series of images.
+    options = {"format_whitelist": ALLOWED_DEMUXERS, "protocol_whitelist": "none"}
+    try:
+        return av.open(file, "r", container_options=options, metadata_errors="replace")
+    except av.error.FFmpegError as error:
+        if error.errno == errno.EINVAL:  # FFmpeg's answer to a demuxer that is not on the list
+            problem = f"is not of a kind that is read here; give {ALLOWED_FILES}"
+        elif os.pread(file.fileno(), 4, 4) == b"ftyp":
+            problem = "is an MP4 whose index (moov) is missing or damaged, as after a cut-off recording; repair it"
+        else:
+            problem = f"is no media file, or damaged at its start; give {ALLOWED_FILES}"
+        raise ClipError(problem) from error
+
+
+def _is_cover_art(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _ms(time_us: int) -> int:
+    return round(time_us / 1000)
