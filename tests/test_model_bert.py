@@ -21,9 +21,7 @@ def pair(tmp_path_factory):
     )  # fmt: skip
     torch.manual_seed(0)
     bert = transformers.BertModel(config).eval()
-    for (
-        parameter
-    ) in bert.parameters():  # biases of zero and norms of one would hide mistakes
+    for parameter in bert.parameters():  # biases of zero and norms of one would hide mistakes
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     bert.save_pretrained(folder)
     return bert, Student.from_bert(folder, audio_features=5, face_features=6).eval()

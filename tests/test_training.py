@@ -13,11 +13,12 @@ from psamf_edge.compile.data.text import TextSet, read_text_set
 from psamf_edge.compile.data.valence import NEGATIVE, VALENCE, side_of
 from psamf_edge.compile.model import Student, StudentConfig
 from psamf_edge.compile.model.bert import BertConfig
-from psamf_edge.compile.training.fusion_stage import draw_subsets, train_fusion
+from psamf_edge.compile.training.fusion_stage import draw_subsets, set_feature_scales, train_fusion
 from psamf_edge.compile.training.loop import AveragedWeights, Log, batches_by_length, linear_schedule, score_loss
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.text_stage import train_text
 from psamf_edge.compile.training.validation import SUBSETS, sign_accuracy, validate
+from psamf_edge.compile.training.voice_stage import sampling_weights, train_voice
 from psamf_edge.errors import UsageError
 from psamf_edge.words.wordpiece import WordPiece
 
@@ -92,6 +93,14 @@ def test_voice_labels_do_not_inherit_the_lean_of_the_text(corpora):
     assert 0.1 < np.mean(np.array(voices) == -1) < 0.4
 
 
+def test_sampling_balances_the_sides():
+    emotions = np.array(["happy", "angry", "angry", "sad", "fear", "disgust", "neutral"])
+    weights = sampling_weights(emotions)
+    assert weights.sum() == pytest.approx(1.0)
+    assert weights[0] == pytest.approx(0.4)
+    assert weights[1] + weights[2] == pytest.approx(weights[3])
+
+
 def test_batches_hold_each_row_once_and_pad_little():
     lengths = np.random.default_rng(0).integers(3, 90, 1003)
     batches = list(batches_by_length(lengths, 32, np.random.default_rng(1)))
@@ -144,7 +153,7 @@ def test_csv_errors_name_the_line(tmp_path):
         read_text_set(path, "train", wordpiece, 20)
 
 
-def test_both_stages_learn_each_modality(corpora, tmp_path):
+def test_all_stages_learn_each_modality(corpora, tmp_path):
     """A miniature of the whole training: after it, words, voice and face each give the right sign alone."""
     text, speech, faces = corpora
     torch.manual_seed(0)
@@ -152,13 +161,15 @@ def test_both_stages_learn_each_modality(corpora, tmp_path):
     student = Student(StudentConfig(63, 9, bert, dropout=0.0))
     settings = TrainSettings(
         batch=16, text_epochs=12, fusion_epochs=24, mosi_repeats=1, trunk_lr=2e-3, new_lr=2e-3, fusion_lr=3e-3,
-        average_decay=0.9,
+        average_decay=0.9, voice_steps=100,
     )  # fmt: skip
     log = Log(tmp_path / "log.csv", lambda line: None)
     before = [p.clone() for p in student.trunk.parameters()]
     assert train_text(student, [text], [text], settings, log)["mosi"]["acc2_non0"] == 1.0
     assert not torch.equal(before[0], next(student.trunk.parameters()))
     trunk = [p.clone() for p in student.trunk.parameters()]
+    set_feature_scales(student, speech, faces)
+    train_voice(student.audio, speech, settings, log)
     train_fusion(student, text, speech, faces, settings, log)
     assert all(torch.equal(a, b) for a, b in zip(trunk, student.trunk.parameters(), strict=True)), "the trunk is frozen"
     metrics = validate(student, [text], speech, faces, settings)

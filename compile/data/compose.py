@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psamf_edge.audio.features import AUDIO_FEATURES
 from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.data.valence import VALENCE, side_of
+from psamf_edge.compile.data.voice_augment import VoiceAugmenter
 
 EVIDENCE = np.array(
     [0.6, 0.25, 0.15], np.float32
@@ -34,7 +34,6 @@ PAIRING_RATES = (0.40, 0.15, 0.15, 0.30)
 
 # voice: the share of utterances made of two recordings, since acted ones last three seconds and real ones up to fifteen
 JOINED_SHARE = 0.3
-LEVEL = [feature.name for feature in AUDIO_FEATURES].index("level")
 # face: the share of still pictures (one frame); the rest become sequences of up to MAX_FRAMES frames
 STILL_SHARE = 0.3
 MAX_FRAMES = 60
@@ -86,6 +85,7 @@ class Composer:
         self, text: TextSet, speech: SpeechSet, faces: FaceSet, rng: np.random.Generator, augment: bool
     ) -> None:
         self.text, self.speech, self.faces, self.rng, self.augment = text, speech, faces, rng, augment
+        self.augment_voice = VoiceAugmenter(rng)
         self.voices_by_side = self._by_side_then_emotion(speech.emotions)
         self.faces_by_side = self._by_side_then_emotion(faces.emotions)
         self.face_spread = faces.features.std(axis=0)  # (F,)
@@ -123,24 +123,8 @@ class Composer:
         if self.augment:
             if self.rng.random() < JOINED_SHARE:
                 features = np.concatenate([features, self.speech.features[self.rng.choice(emotions[emotion])]])
-            features = self._augment_voice(features)
+            features = self.augment_voice(features)
         return features, VALENCE[emotion]
-
-    def _augment_voice(self, features: np.ndarray) -> np.ndarray:
-        """Crop in time, then SpecAugment (Park et al. 2019): blank a stretch of time and a band of mel."""
-        T = len(features)
-        keep = max(50, int(T * self.rng.uniform(0.6, 1.0)))  # at least half a second
-        start = self.rng.integers(0, max(1, T - keep + 1))
-        features = features[start : start + keep].copy()
-        mean = features.mean(axis=0)
-        t0 = self.rng.integers(0, len(features))
-        features[t0 : t0 + self.rng.integers(0, 40)] = mean
-        f0 = self.rng.integers(0, 40)
-        f1 = min(40, f0 + self.rng.integers(0, 10))  # the first 40 dimensions are the log-mel bands
-        features[:, f0:f1] = mean[f0:f1]
-        features[:, :40] += self.rng.normal(0.0, 0.3, (1, 40))  # another room, another microphone
-        features[:, LEVEL] += self.rng.normal(0.0, 6.0)  # dB: the recording level says nothing of the speaker
-        return features
 
     def face(self, side: int) -> tuple[np.ndarray, float]:
         """Face features (T, F) and valence: one picture, or up to three of one emotion spread over a sequence."""

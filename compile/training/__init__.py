@@ -1,1 +1,1 @@
-"""Training of the edge model on a CPU, in two stages: the words first, then the fusion on top of a frozen trunk."""
+"""Training of the edge model on a CPU, in three stages: the words, the voice, then the fusion on a frozen trunk."""

@@ -1,4 +1,4 @@
-"""`psamf-edge train`: data folders to a weights directory, in two resumable stages."""
+"""`psamf-edge train`: data folders to a weights directory, in three stages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FACE_FILES = ("face_detector.onnx", "face_mesh.onnx", "expression.onnx", "vocab.
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--text-epochs", type=click.IntRange(1), help="Epochs of stage 1.  [default: 3]")
-@click.option("--fusion-epochs", type=click.IntRange(1), help="Epochs of stage 2.  [default: 8]")
+@click.option("--fusion-epochs", type=click.IntRange(1), help="Epochs of stage 3.  [default: 8]")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 def train_command(data: Path, bert: Path, parts: Path, out: Path, seed: int, text_epochs: int | None,
                   fusion_epochs: int | None, threads: int) -> None:  # fmt: skip
@@ -62,7 +62,7 @@ def train_command(data: Path, bert: Path, parts: Path, out: Path, seed: int, tex
 
 
 def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> dict:
-    """Both stages, evaluation on the validation splits, and the weights directory. Returns what training.json holds.
+    """All stages, evaluation on the validation splits, and the weights directory. Returns what training.json holds.
 
     Stage 1 leaves `text-stage.safetensors` in `out`; where it exists already, with the same settings, it is not
     repeated.
@@ -74,9 +74,10 @@ def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> di
     from psamf_edge.compile.data.text import TextSet
     from psamf_edge.compile.model import Student
     from psamf_edge.compile.model.student import save_student
-    from psamf_edge.compile.training.fusion_stage import train_fusion
+    from psamf_edge.compile.training.fusion_stage import set_feature_scales, train_fusion
     from psamf_edge.compile.training.loop import Log
     from psamf_edge.compile.training.validation import validate
+    from psamf_edge.compile.training.voice_stage import train_voice
     from psamf_edge.face.expression import ExpressionNet
     from psamf_edge.face.features import VISION_FEATURES, FacePath
 
@@ -100,7 +101,10 @@ def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> di
     student = Student.from_bert(bert, speech.features[0].shape[1], len(VISION_FEATURES))
     load_text_stage(student, out)
     merged = TextSet("both", train[0].ids + train[1].ids, _concatenate(train[0].labels, train[1].labels))
-    train_fusion(student, merged, speech.select(~speech.validation), faces["train"], settings, log)
+    voices = speech.select(~speech.validation)
+    set_feature_scales(student, voices, faces["train"])
+    train_voice(student.audio, voices, settings, log)
+    train_fusion(student, merged, voices, faces["train"], settings, log)
 
     save_student(student, out)
     for name in FACE_FILES:
@@ -115,7 +119,7 @@ def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> di
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "data": {
             "text": {text.name: len(text) for text in train},
-            "speech": int((~speech.validation).sum()),
+            "speech": len(voices.features),
             "faces": len(faces["train"]),
         },
         "validation": metrics,
@@ -175,7 +179,7 @@ def load_text_stage(student, out: Path) -> None:
 
 
 def _text_settings(settings) -> dict:
-    return {name: value for name, value in asdict(settings).items() if not name.startswith("fusion_")}
+    return {name: value for name, value in asdict(settings).items() if not name.startswith(("fusion_", "voice_"))}
 
 
 def _concatenate(*arrays):

@@ -1,4 +1,5 @@
-"""Stage 2: voice, face and fusion learn on composed samples, on top of the frozen text blocks of stage 1.
+"""Stage 3: face and fusion learn on composed samples, on top of the frozen text blocks of stage 1 and the voice of
+stage 2.
 
 The trunk does not change, so its hidden states are computed once for each sentence; an epoch then costs about a minute
 on one core. Each sentence is scored for several subsets of modalities in one pass: that is the modality dropout.
@@ -76,11 +77,15 @@ def set_feature_scales(student: Student, speech: SpeechSet, faces: FaceSet) -> N
         student.face.feature_scale[[f.name in FRAMING for f in VISION_FEATURES]] = 0.0
 
 
-def trainable(student: Student) -> list[torch.nn.Parameter]:
-    """Freeze the trunk and the last text block; what remains trains."""
+def parameter_groups(student: Student, settings: TrainSettings) -> list[dict]:
+    """Freeze the trunk and the last text block; the voice encoder trains slowly, the rest at the full rate."""
     for part in (student.trunk, student.fusion.pre_fusion.block):
         part.requires_grad_(False)
-    return [p for p in student.parameters() if p.requires_grad]
+    rest = [*student.face.parameters(), *(p for p in student.fusion.parameters() if p.requires_grad)]
+    return [
+        {"params": rest, "lr": settings.fusion_lr},
+        {"params": list(student.audio.parameters()), "lr": settings.fusion_lr * settings.voice_factor},
+    ]
 
 
 def train_fusion(
@@ -91,16 +96,15 @@ def train_fusion(
     settings: TrainSettings,
     log: Log,
 ) -> None:
-    """Train voice, face and fusion in place. `text` is one set; `speech` and `faces` hold training samples only."""
+    """Train in place, with the feature scales set; `speech` and `faces` hold training samples only."""
     rng = np.random.default_rng(settings.seed + 1)
-    set_feature_scales(student, speech, faces)
     composer = Composer(text, speech, faces, rng, augment=True)
     hidden = hidden_states(student, text)
     lengths = np.array([len(h) for h in hidden])
     steps = settings.fusion_epochs * sum(
         1 for _ in batches_by_length(lengths, settings.batch, np.random.default_rng(0))
     )
-    trainer = Trainer(student, [{"params": trainable(student), "lr": settings.fusion_lr}], steps, settings)
+    trainer = Trainer(student, parameter_groups(student, settings), steps, settings)
     student.train()
     student.fusion.pre_fusion.block.eval()  # frozen, so its dropout would only add noise that the rest must fit
     step, running = 0, None

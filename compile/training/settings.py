@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of both stages. The defaults made the shipped weights."""
+    """Settings of the three stages. The defaults made the shipped weights."""
 
     seed: int = 0
     max_tokens: int = 96  # 99.7 % of MOSI and MOSEI sentences are shorter; the cost of attention grows with the square
@@ -24,6 +24,12 @@ class TrainSettings:
     trunk_lr: float = 5e-5
     new_lr: float = 5e-4
 
-    # stage 2: everything but the text blocks, on composed samples
+    # stage 2: the voice encoder on acted speech
+    voice_steps: int = 1500
+    voice_lr: float = 2e-3
+    voice_dropout: float = 0.2  # before the heads
+
+    # stage 3: everything but the text blocks, on composed samples
     fusion_epochs: int = 8
     fusion_lr: float = 7e-4
+    voice_factor: float = 0.1  # of that rate for the voice encoder, which has learnt its part already

@@ -1,0 +1,75 @@
+"""Stage 2: the voice encoder learns valence and emotion from acted speech, before it meets the words.
+
+Valence alone is one number a recording, and twelve hundred recordings are few: naming the emotion as well is what makes
+the encoder generalise to new speakers. The heads that do it are thrown away.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from psamf_edge.compile.data.compose import VoiceAugmenter
+from psamf_edge.compile.data.padding import pad
+from psamf_edge.compile.data.speech import SpeechSet
+from psamf_edge.compile.data.valence import VALENCE, side_of
+from psamf_edge.compile.model.encoders import SequenceEncoder
+from psamf_edge.compile.training.loop import Log, Trainer
+from psamf_edge.compile.training.settings import TrainSettings
+
+# both signs equally often and neutral half as often: the corpora have four negative emotions for one positive
+SIDE_SHARE = {-1: 0.4, 0: 0.2, 1: 0.4}
+
+
+class VoiceTask(nn.Module):
+    """The encoder under training with its two heads: valence (1) and emotions (E)."""
+
+    def __init__(self, encoder: SequenceEncoder, emotions: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.pooling.project.out_features, 1 + emotions)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (B, T, 63), mask (B, T) -> valence (B,), emotion logits (B, E)."""
+        _, _, summary = self.encoder(x, mask)
+        y = self.head(self.dropout(summary))
+        return y[:, 0], y[:, 1:]
+
+
+def sampling_weights(emotions: np.ndarray) -> np.ndarray:
+    """How often to draw each recording (N,): sides by SIDE_SHARE, the emotions of a side alike."""
+    weights = np.array([1.0 / np.sum(emotions == e) for e in emotions])
+    sides = np.array([side_of(VALENCE[e]) for e in emotions])
+    for side, share in SIDE_SHARE.items():
+        if (sides == side).any():
+            weights[sides == side] *= share / weights[sides == side].sum()
+    return weights / weights.sum()
+
+
+def train_voice(encoder: SequenceEncoder, speech: SpeechSet, settings: TrainSettings, log: Log) -> None:
+    """Train the encoder in place on the recordings of `speech`; its feature scales must be set."""
+    rng = np.random.default_rng(settings.seed + 2)
+    names = sorted(set(speech.emotions))
+    classes = np.array([names.index(e) for e in speech.emotions])
+    valence = np.array([VALENCE[e] for e in speech.emotions], np.float32)
+    weights = sampling_weights(speech.emotions)
+    augment = VoiceAugmenter(rng)
+    task = VoiceTask(encoder, len(names), settings.voice_dropout).train()
+    trainer = Trainer(
+        task, [{"params": list(task.parameters()), "lr": settings.voice_lr}], settings.voice_steps, settings
+    )
+    running = None
+    for step in range(1, settings.voice_steps + 1):
+        rows = rng.choice(len(valence), settings.batch, p=weights)
+        x, mask = map(torch.from_numpy, pad([augment(speech.features[i]) for i in rows], np.float32))
+        score, logits = task(x, mask)
+        loss = (score - torch.from_numpy(valence[rows])).abs().mean()
+        # smoothing: acted emotions are not always heard as what they were meant to be
+        loss = loss + nn.functional.cross_entropy(logits, torch.from_numpy(classes[rows]), label_smoothing=0.1)
+        trainer.step(loss)
+        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        if step % 100 == 0:
+            log.write("voice", step, {"of": settings.voice_steps, "loss": running})
+    trainer.finish()
