@@ -1,0 +1,249 @@
+"""`psamf-edge compile`: a directory of weights to a bundle for one target."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import psamf_edge
+from psamf_edge.bundle import TARGETS, Bundle, PlanSegment, Shapes
+from psamf_edge.errors import MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from psamf_edge.compile.engines.builder import EngineBuilder
+    from psamf_edge.compile.export.onnx_export import Parity
+    from psamf_edge.compile.export.segments import ExportSegment
+    from psamf_edge.compile.model.student import StudentConfig
+
+DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
+PRECISIONS = {
+    "cpu": ("int8", "fp32"),
+    "rtx": ("fp16", "fp32"),
+    "tensorrt": ("fp16", "fp32"),
+}  # the first is the default
+CARRIED = ("vocab.txt", "face_detector.onnx", "face_mesh.onnx", "expression.onnx")  # needed, and packed as they are
+PACKAGES = ("torch", "onnx", "onnxscript", "safetensors")  # of the extra `compile`
+AUDIO_HOP_MS, FACE_RATE = 10, 10
+LICENCE = "Research use: see MODEL_CARD.md and the NOTICE files in this bundle."
+
+Log = Callable[[str], None]
+
+
+@click.command("compile")
+@click.argument("weights", type=click.Path(path_type=Path), default=DEFAULT_WEIGHTS)
+@click.option(
+    "--target", type=click.Choice(TARGETS), default="cpu", show_default=True, help="What the bundle will run on."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "fp16", "int8")),
+    help="Default: int8 for cpu, fp16 for rtx and tensorrt.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The bundle to write, OUT.psamf.")
+@click.option("--name", help="The model's name in results. Default: the output's name.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
+def command(weights: Path, target: str, precision: str | None, output: Path, name: str | None, force: bool) -> None:
+    """Compile WEIGHTS (default: those that ship with psamf-edge) into a bundle."""
+    compile_bundle(weights, output, target, precision, name, force, log=lambda line: click.echo(line, err=True))
+
+
+def compile_bundle(
+    weights: Path,
+    output: Path,
+    target: str = "cpu",
+    precision: str | None = None,
+    name: str | None = None,
+    force: bool = False,
+    log: Log = lambda line: None,
+) -> Bundle:
+    """Export, check, quantise or build, and pack.
+
+    Args:
+        weights: student.safetensors, student.json, CARRIED; training.json, MODEL_CARD.md and NOTICE* if they are there.
+        output: the bundle to write.
+        target: one of TARGETS. For "rtx" and "tensorrt", engines are built here and packed beside the ONNX files.
+        precision: one of PRECISIONS[target], or None for its default.
+        name: the model's name; None for the stem of `output`.
+        force: replace a bundle that is already there.
+        log: takes a line for each stage.
+
+    Raises:
+        UsageError: a wrong combination, incomplete weights, or an output that exists.
+        MissingDependencyError: PyTorch or TensorRT is not installed.
+        ExportError: a segment does not give PyTorch's numbers.
+    """
+    allowed = PRECISIONS.get(target)
+    if allowed is None:
+        raise UsageError(f"Unknown target {target!r}; allowed are {', '.join(TARGETS)}.")
+    precision = precision or allowed[0]
+    if precision not in allowed:
+        raise UsageError(f"The target {target} has no precision {precision}; allowed are {', '.join(allowed)}.")
+    if output.suffix != ".psamf":
+        raise UsageError(f"A bundle's name ends in .psamf: write {output.name}.psamf in place of {output.name}.")
+    _check_packages()
+    from psamf_edge.compile.export.pack import BundleContent, check_free, write_bundle
+    from psamf_edge.compile.export.segments import split
+    from psamf_edge.compile.model.student import load_student
+
+    check_free(output, force)
+    builder = None
+    if target != "cpu":  # what may be missing is found before the work, not after
+        from psamf_edge.compile.engines.builder import EngineBuilder
+
+        builder = EngineBuilder(target)
+    files, training = _carried_files(weights), _training_record(weights)
+    with _stage("load the weights", log):
+        student = load_student(weights)
+    _check_vocabulary(files["vocab.txt"], student.config.bert.vocabulary)
+    segments = split(student)
+    with _stage("export to ONNX and check against PyTorch", log):
+        models, parities = _export(segments, precision)
+    for parity in parities:
+        log(f"    {parity.output:18} max abs error {parity.error:.1e}   cosine {parity.cosine:.6f}")
+    plan = tuple(segment.plan for segment in segments)
+    files |= {segment.file: models[segment.name].SerializeToString() for segment in plan}
+    engines = None
+    if builder is not None:
+        with _stage("build the engines", log):
+            plan, built = _build_engines(builder, segments, files, log)
+        engines = builder.origin
+        files |= built
+    content = BundleContent(
+        name=name or output.stem,
+        target=target,
+        precision=precision,
+        plan=plan,
+        shapes=_shapes(student.config),
+        licence=LICENCE,
+        engines=engines,
+        provenance=_provenance(weights, training, parities),
+        metrics=training.get("metrics", {}),
+    )
+    with _stage("pack", log):
+        bundle = write_bundle(output, content, files, force)
+    for file, entry in bundle.files.items():
+        log(f"    {file:18} {entry.size / 1e6:8.3f} MB")
+    log(f"{output}: {sum(entry.size for entry in bundle.files.values()) / 1e6:.1f} MB, {target}, {precision}")
+    return bundle
+
+
+def _check_packages() -> None:
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"Compiling needs {', '.join(missing)}, not installed here: `pip install psamf-edge[compile]`."
+        )
+
+
+def _carried_files(weights: Path) -> dict[str, bytes]:
+    missing = [name for name in CARRIED if not (weights / name).is_file()]
+    if missing:
+        raise UsageError(f"{weights} lacks {', '.join(missing)}: a directory of weights holds them beside the student.")
+    paths = [*(weights / name for name in CARRIED), *weights.glob("MODEL_CARD.md"), *sorted(weights.glob("NOTICE*"))]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def _training_record(weights: Path) -> dict:
+    path = weights / "training.json"
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse) if path.is_file() else {}
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid JSON ({error}): training writes it, or leave it away.") from error
+    if not isinstance(record, dict) or not isinstance(record.get("metrics", {}), dict):
+        raise UsageError(f"{path} must hold a JSON object, with an object of `metrics` if it has any.")
+    return record
+
+
+def _check_vocabulary(content: bytes, size: int) -> None:
+    count = len(content.decode("utf-8").removesuffix("\n").split("\n"))  # as the tokenizer reads it
+    if count != size:
+        raise UsageError(f"vocab.txt has {count} entries, but the student knows {size}: use the file of its trunk.")
+
+
+def _export(segments: list[ExportSegment], precision: str) -> tuple[dict[str, onnx.ModelProto], list[Parity]]:
+    from psamf_edge.compile.export.onnx_export import check_limits, check_parity, export
+    from psamf_edge.compile.export.precision import lower
+
+    models, parities = {}, []
+    for segment in segments:
+        model = export(segment)
+        check_limits(
+            check_parity(model, segment), "fp32"
+        )  # the export first, then what the precision adds to its error
+        model = lower(model, segment.plan.name, precision)
+        found = check_parity(model, segment)
+        check_limits(found, precision)
+        models[segment.plan.name] = model
+        parities += found
+    return models, parities
+
+
+def _build_engines(
+    builder: EngineBuilder, segments: list[ExportSegment], files: dict[str, bytes], log: Log
+) -> tuple[tuple[PlanSegment, ...], dict[str, bytes]]:
+    built, named = {}, []
+    for segment in segments:
+        start = time.perf_counter()
+        engine = f"{segment.plan.name}.engine"
+        built[engine] = builder.build(files[segment.plan.file], segment.plan.name, segment.ranges)
+        named.append(replace(segment.plan, engine=engine))
+        log(f"    {engine:18} {time.perf_counter() - start:8.1f} s")
+    return tuple(named), built
+
+
+def _shapes(config: StudentConfig) -> Shapes:
+    from psamf_edge.compile.export.segments import FRAMES, HOPS, TOKENS, axis_ranges
+
+    longest = {axis: sizes[2] for axis, sizes in axis_ranges(config).items()}
+    return Shapes(
+        hidden=config.bert.width,
+        width=config.width,
+        vocabulary=config.bert.vocabulary,
+        audio_features=config.audio_features,
+        face_features=config.face_features,
+        audio_stride=math.prod(config.audio_strides),
+        face_stride=math.prod(config.face_strides),
+        audio_hop_ms=AUDIO_HOP_MS,
+        face_rate=FACE_RATE,
+        max_tokens=longest[TOKENS],
+        max_audio_hops=longest[HOPS],
+        max_face_frames=longest[FRAMES],
+    )
+
+
+def _provenance(weights: Path, training: dict, parities: list[Parity]) -> dict:
+    import onnx
+    import onnxruntime
+    import torch
+
+    return {
+        "psamf_edge": psamf_edge.__version__,
+        "student_sha256": hashlib.sha256((weights / "student.safetensors").read_bytes()).hexdigest(),
+        "training": {key: value for key, value in training.items() if key != "metrics"},
+        "software": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+        "parity": {p.output: {"max_abs_error": p.error, "cosine": p.cosine} for p in parities},
+    }
+
+
+@contextmanager
+def _stage(title: str, log: Log) -> Iterator[None]:
+    start = time.perf_counter()
+    log(f"{title} ...")
+    yield
+    log(f"    {time.perf_counter() - start:.1f} s")

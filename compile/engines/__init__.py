@@ -1,0 +1,1 @@
+"""ONNX segments to TensorRT engines."""

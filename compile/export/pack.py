@@ -1,0 +1,102 @@
+"""Writing bundles: all files and a manifest, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from psamf_edge.bundle import (
+    MANIFEST,
+    MAX_FILE_BYTES,
+    SCHEMA,
+    Bundle,
+    EngineOrigin,
+    PlanSegment,
+    Shapes,
+    is_plain_name,
+    open_bundle,
+)
+from psamf_edge.errors import UsageError
+
+
+@dataclass(frozen=True)
+class BundleContent:
+    """All that the manifest says, but for the files' own sizes and hashes. See `psamf_edge.bundle.Bundle`."""
+
+    name: str
+    target: str
+    precision: str
+    plan: tuple[PlanSegment, ...]
+    shapes: Shapes
+    licence: str
+    engines: EngineOrigin | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_bundle(path: Path, content: BundleContent, files: Mapping[str, bytes], force: bool = False) -> Bundle:
+    """Write a bundle beside `path`, sync it, read it back, and only then rename it into place.
+
+    Args:
+        path: the directory to make.
+        content: the manifest.
+        files: name to bytes, of every file.
+        force: put it in the place of a bundle that is already there.
+
+    Returns:
+        The bundle, opened and verified.
+
+    Raises:
+        UsageError: `path` exists and `force` is off or it is no bundle, or a file has a name or size not allowed.
+    """
+    check_free(path, force)
+    for name, data in files.items():
+        if not is_plain_name(name) or len(data) > MAX_FILE_BYTES:
+            raise UsageError(f"{name} ({len(data)} bytes) cannot go into a bundle: no plain name, or too large.")
+    entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()}
+    manifest = {"schema": SCHEMA, **asdict(content), "files": entries}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".psamf-") as scratch:
+        fresh = Path(scratch) / "new"
+        fresh.mkdir()
+        for name, data in files.items():
+            _write_synced(fresh / name, data)
+        _write_synced(fresh / MANIFEST, (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode())
+        _sync_directory(fresh)
+        open_bundle(fresh).verify()
+        if path.exists():
+            os.rename(path, Path(scratch) / "old")  # a directory cannot be renamed over one that is not empty
+        os.rename(fresh, path)
+    _sync_directory(path.parent)
+    return open_bundle(path)
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Raise UsageError unless a bundle may be written to `path`. Nothing but a bundle is ever replaced."""
+    if os.path.lexists(path):
+        if not force:
+            raise UsageError(f"{path} exists: choose another name with -o, or replace it with --force.")
+        if path.is_symlink() or not (path / MANIFEST).is_file():
+            raise UsageError(f"{path} exists and is not a bundle: --force will not replace it, choose another name.")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a directory, and needs no sync of one
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

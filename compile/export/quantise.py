@@ -1,0 +1,41 @@
+"""Float32 segments to int8 for the CPU: weights by channel ahead of time, activations by tensor as they come."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import onnx
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from psamf_edge.compile.export import quiet
+
+# Products with a constant weight, and the token table. Attention's q k^T and weights * v have no constant side and stay
+# float; so do LayerNorm, softmax, GELU and the convolutions (ORT's integer Conv is slower than its float one).
+QUANTISED_OPERATORS = ["MatMul", "Gemm", "Gather"]
+
+
+def quantise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with signed 8-bit weights, one scale for each output channel."""
+    with (
+        quiet(None),
+        tempfile.TemporaryDirectory() as directory,
+    ):  # ONNX Runtime's quantiser reads and writes files only
+        source, target = Path(directory) / "float.onnx", Path(directory) / "int8.onnx"
+        onnx.save(model, source)
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=QUANTISED_OPERATORS,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=_stacked_products(model),
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return onnx.load(target)
+
+
+def _stacked_products(model: onnx.ModelProto) -> list[str]:
+    """The products whose constant weight is a stack of matrices, one a head: no kernel takes those by channel."""
+    stacked = {weight.name for weight in model.graph.initializer if len(weight.dims) > 2}
+    return [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in stacked]

@@ -1,0 +1,119 @@
+"""The student cut into the segments of the plan: four modules with flat, named tensors in and out.
+
+The cut follows what can be left out. A modality that is not there costs nothing, since its segment is skipped; the
+fusion reads all three and runs once, over every subset of modalities that is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from psamf_edge.bundle import PlanSegment
+from psamf_edge.compile.model.fusion import Fusion, Stream
+from psamf_edge.compile.model.student import Student, StudentConfig
+from psamf_edge.result import SCORE_LIMIT
+
+BATCH = 1  # a device scores one utterance at a time; a fixed batch lets the exporter fold most shape arithmetic away
+TOKENS, HOPS, FRAMES, SUBSETS = "tokens", "hops", "frames", "subsets"  # the dynamic axes of the inputs
+AUDIO_STEPS, FACE_STEPS = "audio_strides", "face_strides"  # what the encoders' strides leave of hops and frames
+Ranges = dict[str, tuple[int, int, int]]  # of each dynamic axis: its least, usual and greatest size
+
+
+@dataclass(frozen=True)
+class ExportSegment:
+    """One segment, ready to export.
+
+    shapes: of each input, in the order of the module's arguments. A string names a dynamic axis; one name is one size.
+    integers: the inputs that are int64, each with the number of values it can take; all others are float32.
+    """
+
+    plan: PlanSegment
+    module: nn.Module
+    shapes: dict[str, tuple[int | str, ...]]
+    integers: dict[str, int]
+    ranges: Ranges
+
+
+def axis_ranges(config: StudentConfig) -> Ranges:
+    """What each dynamic axis may be. Usual: a sentence of ten seconds with all modalities; greatest: 30 s of speech."""
+
+    def strided(hops: tuple[int, int, int], strides: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(math.ceil(size / math.prod(strides)) for size in hops)
+
+    hops, frames = (1, 1000, 3000), (1, 100, 300)  # of 10 ms, and of 100 ms
+    longest = min(128, config.bert.positions)  # tokens: nobody says more words than that in 30 s without a pause
+    return {
+        TOKENS: (1, min(50, longest), longest),
+        HOPS: hops,
+        FRAMES: frames,
+        SUBSETS: (1, 4, 4),  # everything, and everything but each of three
+        AUDIO_STEPS: strided(hops, config.audio_strides),
+        FACE_STEPS: strided(frames, config.face_strides),
+    }
+
+
+class FusionSegment(nn.Module):
+    """The fusion with its two streams spelt out, and the score held inside its range."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        super().__init__()
+        self.fusion = fusion
+
+    def forward(
+        self,
+        hidden: Tensor,
+        text_mask: Tensor,
+        audio_steps: Tensor,
+        audio_steps_mask: Tensor,
+        audio_summary: Tensor,
+        face_steps: Tensor,
+        face_steps_mask: Tensor,
+        face_summary: Tensor,
+        present: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Shapes as in `split`; gives score (B, S) in [-3, 3] and log_scale (B, S)."""
+        audio = Stream(audio_steps, audio_steps_mask, audio_summary)
+        face = Stream(face_steps, face_steps_mask, face_summary)
+        output = self.fusion(hidden, text_mask, audio, face, present)
+        return output.score.clamp(-SCORE_LIMIT, SCORE_LIMIT), output.log_scale
+
+
+def split(student: Student) -> list[ExportSegment]:
+    """The segments of a student, in the order in which they run. The student is put into evaluation mode."""
+    student.eval()
+    config = student.config
+    hidden, width = config.bert.width, config.width
+    text = {"ids": (BATCH, TOKENS), "text_mask": (BATCH, TOKENS)}
+    audio = {"audio": (BATCH, HOPS, config.audio_features), "audio_mask": (BATCH, HOPS)}
+    face = {"face": (BATCH, FRAMES, config.face_features), "face_mask": (BATCH, FRAMES)}
+    fusion = {
+        "hidden": (BATCH, TOKENS, hidden),
+        "text_mask": (BATCH, TOKENS),
+        "audio_steps": (BATCH, AUDIO_STEPS, width),
+        "audio_steps_mask": (BATCH, AUDIO_STEPS),
+        "audio_summary": (BATCH, width),
+        "face_steps": (BATCH, FACE_STEPS, width),
+        "face_steps_mask": (BATCH, FACE_STEPS),
+        "face_summary": (BATCH, width),
+        "present": (BATCH, SUBSETS, 3),
+    }
+    ranges = axis_ranges(config)
+
+    def segment(
+        name: str, module: nn.Module, shapes: dict, outputs: tuple[str, ...], when: str | None
+    ) -> ExportSegment:
+        plan = PlanSegment(name, f"{name}.onnx", tuple(shapes), outputs, when)
+        integers = {"ids": config.bert.vocabulary} if "ids" in shapes else {}
+        # eval on the wrapper too: a wrapper left in training mode puts its parts back into it during export
+        return ExportSegment(plan, module.eval(), shapes, integers, ranges)
+
+    streams = {m: tuple(f"{m}_{part}" for part in ("steps", "steps_mask", "summary")) for m in ("audio", "face")}
+    return [
+        segment("text", student.trunk, text, ("hidden",), "text"),
+        segment("audio", student.audio, audio, streams["audio"], "audio"),
+        segment("face", student.face, face, streams["face"], "face"),
+        segment("fusion", FusionSegment(student.fusion), fusion, ("score", "log_scale"), None),
+    ]

@@ -1,0 +1,46 @@
+"""psamf-edge: sentiment of talking-head clips from words, voice and face, on the device.
+
+>>> import psamf_edge
+>>> psamf_edge.load()("clip.mp4").score  # doctest: +SKIP
+1.2
+
+Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from psamf_edge.analyzer import Analyzer
+    from psamf_edge.errors import PsamfError
+    from psamf_edge.metrics import evaluate_scores
+    from psamf_edge.report import render
+    from psamf_edge.result import Result
+
+__version__ = "0.1.0"
+__all__ = ["Analyzer", "PsamfError", "Result", "__version__", "evaluate_scores", "load", "render"]
+
+_HOME = {
+    "Analyzer": "psamf_edge.analyzer",
+    "PsamfError": "psamf_edge.errors",
+    "Result": "psamf_edge.result",
+    "evaluate_scores": "psamf_edge.metrics",
+    "render": "psamf_edge.report",
+}
+
+
+def load(bundle: Path | str | None = None, device: str = "auto") -> Analyzer:
+    """Load a bundle, or the one that ships with psamf-edge, and give what analyses clips: see `Analyzer`."""
+    from psamf_edge.analyzer import Analyzer
+
+    return Analyzer(bundle, device)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,64 @@
+"""Backends: each runs the plan of a bundle on one kind of device, behind the same three methods."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+from psamf_edge.bundle import Bundle
+from psamf_edge.errors import MissingDependencyError, UsageError
+from psamf_edge.plan import Features, Outputs
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class Backend(Protocol):
+    """A loaded model. Use it as a context manager, from one thread at a time."""
+
+    name: str  # "onnxruntime" or "tensorrt"
+    precision: str
+    note: str | None  # what the user should know about the choice of device
+
+    def run(self, features: Features) -> Outputs:
+        """Score one utterance. Raises InputError: nothing is present, or a feature is not usable."""
+
+    def close(self) -> None:
+        """Give memory back. Closing twice is harmless."""
+
+    def __enter__(self) -> Backend: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_backend(bundle: Bundle, device: str = "auto", threads: int = 1) -> Backend:
+    """Load a bundle onto a device.
+
+    Args:
+        bundle: what `open_bundle` gave.
+        device: "cpu"; "cuda", which never falls back to the CPU; or "auto": the GPU if the bundle holds engines and
+            they load here, else the CPU, with the reason in `Backend.note`.
+        threads: for the CPU. One is fastest for short utterances.
+
+    Raises:
+        UsageError: an unknown device, or a bundle that the device cannot run.
+        MissingDependencyError: "cuda" was asked for and something it needs is not here.
+        IntegrityError: a file of the bundle is damaged, or an engine was built by another version.
+    """
+    from psamf_edge.backends.onnxruntime import OnnxRuntimeBackend
+    from psamf_edge.backends.tensorrt import TensorRTBackend
+
+    if device not in DEVICES:
+        raise UsageError(f"Unknown device {device!r}; allowed are {', '.join(DEVICES)}.")
+    if threads < 1:
+        raise UsageError(f"threads is {threads}; allowed is 1 or more.")
+    if device == "cuda":
+        return TensorRTBackend(bundle) if bundle.engines else OnnxRuntimeBackend(bundle, device, threads)
+    note = None
+    if device == "auto" and bundle.engines:
+        try:
+            return TensorRTBackend(bundle)
+        except MissingDependencyError as error:
+            note = f"Running on the CPU, although the bundle was compiled for a GPU. {error}"
+    return OnnxRuntimeBackend(bundle, "cpu", threads, note)

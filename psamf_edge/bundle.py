@@ -1,0 +1,308 @@
+"""The bundle: a directory `name.psamf/` that holds a compiled model, and the manifest that says what is in it.
+
+A bundle comes from elsewhere, so it is read with suspicion. The manifest has a size cap and a known schema; every file
+it lists is a plain file beside it, with a declared size and SHA-256. `Bundle.read` opens a file once, reads it once,
+hashes those bytes and returns those bytes: what was checked is what gets parsed. Files that the manifest does not list
+are never opened, and keys that this version does not know are ignored, so that a later writer may add some.
+
+The hashes guard against damage and against files swapped under a manifest that is trusted. They do not say who made the
+bundle: compare `Bundle.manifest_sha256` with a value from a source you trust.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from psamf_edge.errors import IntegrityError, UsageError
+from psamf_edge.result import MODALITIES
+
+SCHEMA = "psamf-edge-bundle/1"
+MANIFEST = "manifest.json"
+TARGETS = ("cpu", "rtx", "tensorrt")
+DEFAULT_BUNDLE = Path(__file__).parent / "data" / "default.psamf"
+
+MAX_MANIFEST_BYTES = 1 << 20  # ours are about 8 KB
+MAX_FILE_BYTES = 1 << 30  # BERT-base in float32, the largest trunk foreseen, is 0.44 GB
+MAX_FILES = 64  # ours have about 15
+MAX_SIZE = 1 << 20  # of any declared dimension: far above a real one, and products of two still fit an int64
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What the manifest says of one file."""
+
+    sha256: str  # 64 lower-case hexadecimal digits
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class PlanSegment:
+    """One segment of the plan. Tensors are passed from one segment to a later one by name.
+
+    when: the modality whose presence the segment needs, or None if it always runs.
+    file: the ONNX file.
+    engine: the engine built from that file, in bundles for a GPU.
+    """
+
+    name: str
+    file: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    when: str | None = None
+    engine: str | None = None
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes that the feature code and the segments have to agree on."""
+
+    hidden: int  # H, of the text trunk
+    width: int  # d, of the voice and face streams
+    vocabulary: int
+    audio_features: int
+    face_features: int
+    audio_stride: int  # hops in one step of the voice stream
+    face_stride: int  # frames in one step of the face stream
+    audio_hop_ms: int
+    face_rate: int  # frames in a second
+    max_tokens: int  # the longest utterance that the segments take, by modality
+    max_audio_hops: int
+    max_face_frames: int
+
+
+@dataclass(frozen=True)
+class EngineOrigin:
+    """What an engine was built with. It runs only there."""
+
+    flavour: str  # "tensorrt_rtx" or "tensorrt"
+    version: str
+    devices: str  # the compute capabilities it was built for, in words
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. Every mapping is read-only."""
+
+    path: Path
+    manifest_sha256: str
+    name: str
+    target: str  # one of TARGETS
+    precision: str  # "fp32", "fp16" or "int8"
+    files: Mapping[str, FileEntry]
+    plan: tuple[PlanSegment, ...]
+    shapes: Shapes
+    engines: EngineOrigin | None
+    provenance: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    licence: str
+
+    def read(self, name: str) -> bytes:
+        """The content of one file, verified.
+
+        Raises:
+            IntegrityError: the manifest does not list the file, or size or hash differ, or it is no plain file.
+        """
+        if name not in self.files:
+            raise IntegrityError(f"The bundle {self.path} lists no file {name!r}; it has {', '.join(self.files)}.")
+        entry = self.files[name]
+        content = _read_plain(self.path / name, entry.size)
+        if len(content) != entry.size:
+            raise _damaged(self.path / name, f"has {len(content)} bytes where the manifest says {entry.size}")
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise _damaged(self.path / name, "does not have the SHA-256 that the manifest gives")
+        return content
+
+    def verify(self) -> None:
+        """Read and check every file, also those that scoring never opens. Raises IntegrityError."""
+        for name in self.files:
+            self.read(name)
+
+
+def open_bundle(path: Path | str | None = None) -> Bundle:
+    """Open a bundle: parse and check its manifest, and see that every file is there with its size.
+
+    Contents are hashed as they are read (`Bundle.read`) or all at once (`Bundle.verify`).
+
+    Args:
+        path: the `.psamf` directory, or None for the bundle that ships with psamf-edge.
+
+    Raises:
+        UsageError: there is no bundle at `path`.
+        IntegrityError: there is one, and it is damaged or made by another version.
+    """
+    root = DEFAULT_BUNDLE if path is None else Path(path)
+    if not root.is_dir() or not os.path.lexists(root / MANIFEST):
+        raise UsageError(
+            f"{root} is not a bundle: a bundle is a directory that holds {MANIFEST}, made by `psamf-edge compile`."
+        )
+    content = _read_plain(root / MANIFEST, MAX_MANIFEST_BYTES)
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise _damaged(root / MANIFEST, f"is larger than {MAX_MANIFEST_BYTES} bytes")
+    bundle = _parse(_Reader(root / MANIFEST, _load_json(root / MANIFEST, content)), hashlib.sha256(content).hexdigest())
+    for name, entry in bundle.files.items():
+        _check_plain(root / name, entry.size)
+    return bundle
+
+
+def _damaged(path: Path, what: str) -> IntegrityError:
+    return IntegrityError(f"{path} {what}: fetch the bundle again, or make it with `psamf-edge compile`.")
+
+
+def _check_plain(path: Path, size: int) -> None:
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        raise _damaged(path, f"cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise _damaged(path, "is not a plain file (links are not followed)")
+    if found.st_size != size:
+        raise _damaged(path, f"has {found.st_size} bytes where the manifest says {size}")
+
+
+def _read_plain(path: Path, limit: int) -> bytes:
+    """At most limit + 1 bytes of a plain file, opened once; the one byte more shows that there are more."""
+    # O_NONBLOCK: a named pipe in place of the file must not hang the open. Both flags are absent on Windows.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _damaged(path, "is not a plain file")
+            return file.read(limit + 1)
+    except OSError as error:
+        raise _damaged(path, f"cannot be read as a plain file ({error.strerror})") from error
+
+
+def _load_json(path: Path, content: bytes) -> dict:
+    def unique(pairs: list[tuple[str, Any]]) -> dict:
+        if len(dict(pairs)) != len(pairs):  # two readers could each believe another one of the two
+            raise ValueError("a key appears twice in one object")
+        return dict(pairs)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        raw = json.loads(content.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"is not valid JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise _damaged(path, "does not hold a JSON object")
+    return raw
+
+
+class _Reader:
+    """Typed access to one object of the manifest, with errors that name the key."""
+
+    def __init__(self, path: Path, raw: dict, where: str = "") -> None:
+        self.path, self.raw, self.where = path, raw, where
+
+    def error(self, what: str) -> IntegrityError:
+        return _damaged(self.path, what)
+
+    def get(self, key: str, kind: type | tuple[type, ...]) -> Any:
+        value = self.raw.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.error(f"has no valid {self.where + key!r}")
+        return value
+
+    def inside(self, key: str) -> _Reader:
+        return _Reader(self.path, self.get(key, dict), f"{self.where}{key}.")
+
+    def names(self, key: str) -> tuple[str, ...]:
+        value = self.get(key, list)
+        if not all(isinstance(name, str) for name in value):
+            raise self.error(f"has no valid {self.where + key!r}")
+        return tuple(value)
+
+
+def _parse(manifest: _Reader, sha256: str) -> Bundle:
+    schema = manifest.get("schema", str)
+    if schema != SCHEMA:
+        raise manifest.error(f"has schema {schema[:40]!r}, and this version of psamf-edge reads {SCHEMA!r}")
+    files = _parse_files(manifest)
+    engines = None
+    if manifest.raw.get("engines") is not None:
+        origin = manifest.inside("engines")
+        engines = EngineOrigin(**{field.name: origin.get(field.name, str) for field in fields(EngineOrigin)})
+    target = manifest.get("target", str)
+    if target not in TARGETS:
+        raise manifest.error(f"has target {target[:40]!r}; allowed are {', '.join(TARGETS)}")
+    return Bundle(
+        path=manifest.path.parent,
+        manifest_sha256=sha256,
+        name=manifest.get("name", str),
+        target=target,
+        precision=manifest.get("precision", str),
+        files=MappingProxyType(files),
+        plan=_parse_plan(manifest, files, engines),
+        shapes=_parse_shapes(manifest.inside("shapes")),
+        engines=engines,
+        provenance=MappingProxyType(manifest.get("provenance", dict)),
+        metrics=MappingProxyType(manifest.get("metrics", dict)),
+        licence=manifest.get("licence", str),
+    )
+
+
+def _parse_files(manifest: _Reader) -> dict[str, FileEntry]:
+    listed = manifest.inside("files")
+    if len(listed.raw) > MAX_FILES:
+        raise manifest.error(f"lists {len(listed.raw)} files; at most {MAX_FILES} are allowed")
+    files = {}
+    for name in listed.raw:
+        if not is_plain_name(name):
+            raise manifest.error(f"lists the file name {name[:80]!r}, which is not a plain name")
+        entry = listed.inside(name)
+        size, sha256 = entry.get("size", int), entry.get("sha256", str)
+        if not 0 <= size <= MAX_FILE_BYTES:
+            raise manifest.error(f"gives {name} {size} bytes; at most {MAX_FILE_BYTES} are allowed")
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise manifest.error(f"gives {name} no valid SHA-256")
+        files[name] = FileEntry(sha256, size)
+    return files
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name stays inside the bundle on every system: letters, digits, `.`, `_`, `-`, and no dot in front."""
+    allowed = name.isascii() and all(c.isalnum() or c in "._-" for c in name)
+    return allowed and 0 < len(name) <= 80 and name[0] != "." and name != MANIFEST
+
+
+def _parse_plan(
+    manifest: _Reader, files: dict[str, FileEntry], engines: EngineOrigin | None
+) -> tuple[PlanSegment, ...]:
+    plan = []
+    for index, raw in enumerate(manifest.get("plan", list)):
+        if not isinstance(raw, dict):
+            raise manifest.error(f"has no valid 'plan[{index}]'")
+        entry = _Reader(manifest.path, raw, f"plan[{index}].")
+        optional = {key: entry.get(key, (str, type(None))) for key in ("when", "engine")}
+        segment = PlanSegment(
+            entry.get("name", str), entry.get("file", str), entry.names("inputs"), entry.names("outputs"), **optional
+        )
+        if segment.when not in (None, *MODALITIES):
+            raise entry.error(f"has no valid 'plan[{index}].when'; allowed are null, {', '.join(MODALITIES)}")
+        if (segment.engine is None) != (engines is None):
+            raise entry.error(f"names an engine for some of 'plan' and 'engines' but not for all, as in plan[{index}]")
+        for name in (segment.file, segment.engine):
+            if name is not None and name not in files:
+                raise entry.error(f"names {name[:80]!r} in 'plan[{index}]' but does not list it in 'files'")
+        plan.append(segment)
+    if not plan:
+        raise manifest.error("has an empty 'plan'")
+    return tuple(plan)
+
+
+def _parse_shapes(shapes: _Reader) -> Shapes:
+    sizes = {field.name: shapes.get(field.name, int) for field in fields(Shapes)}
+    for name, size in sizes.items():
+        if not 1 <= size <= MAX_SIZE:
+            raise shapes.error(f"has shapes.{name} = {size}; allowed is 1 to {MAX_SIZE}")
+    return Shapes(**sizes)

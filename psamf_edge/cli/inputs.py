@@ -1,0 +1,51 @@
+"""What a user names on the command line to the list of clips that are meant."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+# What cameras, phones, recorders and browsers name the files that psamf_edge.media reads. It is only looked for in
+# folders: a file that is named itself is read whatever it is called.
+VIDEO = ".mp4 .m4v .mov .mkv .webm .avi .flv .wmv .asf .mpg .mpeg .ts .mts .m2ts .3gp .ogv .gif"
+AUDIO = ".wav .mp3 .m4a .aac .flac .ogg .oga .opus .aif .aiff .wma .amr"
+IMAGE = ".jpg .jpeg .png .bmp .webp"
+SUFFIXES = frozenset(f"{VIDEO} {AUDIO} {IMAGE}".split())
+INFIX = ".sentiment"  # of the files that we write: talk.sentiment.png is no clip, and talk.sentiment.srt no transcript
+
+
+def expand(names: Sequence[str]) -> list[Path | str]:
+    """Every clip once, in the order named; what a folder or a pattern holds is sorted.
+
+    Args:
+        names: files, folders (searched with their subfolders for SUFFIXES) and patterns that the shell left alone.
+
+    Returns:
+        A path for each clip, and a sentence for each name that stands for none.
+    """
+    return list(dict.fromkeys(item for name in names for item in _expand_one(name)))
+
+
+def _expand_one(name: str) -> Iterator[Path | str]:
+    path = Path(name)
+    if path.is_dir():
+        yield from _found(_media_in(path), f"The folder {name} holds no clip; looked for {' '.join(sorted(SUFFIXES))}.")
+    elif not path.exists() and glob.has_magic(name):
+        matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
+        yield from _found([match for match in matches if match.is_file()], f"No file matches {name}.")
+    else:
+        yield path  # a missing file too: reading it says what is wrong with it
+
+
+def _media_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if _is_clip(p))
+
+
+def _is_clip(path: Path) -> bool:
+    ours_or_hidden = path.stem.endswith(INFIX) or path.name.startswith(".")
+    return path.suffix.lower() in SUFFIXES and not ours_or_hidden and path.is_file()
+
+
+def _found(paths: list[Path], otherwise: str) -> list[Path | str]:
+    return [*paths] or [otherwise]

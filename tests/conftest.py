@@ -1,0 +1,82 @@
+"""What several test files share: a tiny student that was never trained, its segments, and a bundle compiled from it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from psamf_edge.audio.features import AUDIO_FEATURES
+from psamf_edge.face.features import VISION_FEATURES
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz.,!?'"]
+VOCABULARY += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]  # so that any English text has ids
+DEFAULT_WEIGHTS = Path(__file__).parents[1] / "compile" / "weights" / "default"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The tiny student's segments, and each one's float32 ONNX model by name."""
+
+    segments: list
+    models: dict
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of weights as `compile` takes it: a small untrained student, and the real face models."""
+    torch = pytest.importorskip("torch")
+    from psamf_edge.compile.command import CARRIED
+    from psamf_edge.compile.model.bert import BertConfig
+    from psamf_edge.compile.model.student import Student, StudentConfig, save_student
+
+    torch.manual_seed(0)
+    bert = BertConfig(vocabulary=len(VOCABULARY), width=32, heads=2, feed_forward=64, blocks=2, positions=128)
+    student = Student(StudentConfig(len(AUDIO_FEATURES), len(VISION_FEATURES), bert, width=16))
+    torch.nn.init.normal_(student.fusion.pre_fusion.no_text)  # zeros, as it starts, would hide a wrong use of it
+    directory = tmp_path_factory.mktemp("weights")
+    save_student(student, directory, torch.float32)
+    (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    (directory / "training.json").write_text('{"source": "none: untrained", "metrics": {"mae": 1.5}}')
+    for name in CARRIED:
+        if name != "vocab.txt":
+            shutil.copy(DEFAULT_WEIGHTS / name, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_weights: Path) -> Exported:
+    """The export alone, once for all tests: it is what takes the time (about 12 s on one core)."""
+    from psamf_edge.compile.export.onnx_export import export
+    from psamf_edge.compile.export.segments import split
+    from psamf_edge.compile.model.student import load_student
+
+    segments = split(load_student(tiny_weights))
+    return Exported(segments, {segment.plan.name: export(segment) for segment in segments})
+
+
+@pytest.fixture(scope="session")
+def compile_tiny(tiny_weights: Path, tiny_export: Exported, tmp_path_factory: pytest.TempPathFactory):
+    """`compile_bundle` on the tiny weights with the export already done: f(target, precision) -> Bundle, cached."""
+    from psamf_edge.compile.command import compile_bundle
+    from psamf_edge.compile.export import onnx_export
+
+    directory, made = tmp_path_factory.mktemp("bundles"), {}
+
+    def build(target: str = "cpu", precision: str = "fp32"):
+        if (target, precision) not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(onnx_export, "export", lambda segment: tiny_export.models[segment.plan.name])
+                output = directory / f"{target}-{precision}.psamf"
+                made[target, precision] = compile_bundle(tiny_weights, output, target, precision, name="tiny")
+        return made[target, precision]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(compile_tiny):
+    """The tiny student as a float32 bundle for the CPU. Shared: never write into it, copy it first."""
+    return compile_tiny("cpu", "fp32")

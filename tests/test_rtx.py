@@ -1,0 +1,63 @@
+"""Real engines from TensorRT-RTX, which builds them without a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx")
+pytest.importorskip("torch")
+
+from psamf_edge.backends import open_backend
+from psamf_edge.compile.engines.builder import EngineBuilder
+from psamf_edge.compile.export import ExportError
+from psamf_edge.compile.export.half import to_half
+from psamf_edge.errors import MissingDependencyError
+
+pytestmark = pytest.mark.trt
+
+
+@pytest.fixture(scope="module")
+def builder() -> EngineBuilder:
+    return EngineBuilder("rtx")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["text", "audio", "face", "fusion"])
+def test_every_segment_builds(builder: EngineBuilder, tiny_export, name: str, precision: str) -> None:
+    model = tiny_export.models[name]
+    model = to_half(model) if precision == "fp16" else model
+    segment = next(segment for segment in tiny_export.segments if segment.plan.name == name)
+    engine = builder.build(model.SerializeToString(), name, segment.ranges)
+    assert len(engine) > 10_000  # native code for several architectures, and not an empty plan
+
+
+def test_a_model_that_does_not_parse(builder: EngineBuilder) -> None:
+    with pytest.raises(ExportError, match="segment junk does not parse"):
+        builder.build(b"junk", "junk", {})
+
+
+def test_a_model_with_an_unknown_operator(builder: EngineBuilder) -> None:
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("NoSuchOp", ["x"], ["y"])], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    with pytest.raises(ExportError, match="NoSuchOp"):
+        builder.build(model.SerializeToString(), "odd", {})
+
+
+def test_a_range_that_cannot_be(builder: EngineBuilder, tiny_export) -> None:
+    segment = tiny_export.segments[0]
+    with pytest.raises(ExportError):
+        builder.build(tiny_export.models["text"].SerializeToString(), "text", segment.ranges | {"tokens": (9, 5, 1)})
+
+
+def test_a_whole_bundle(compile_tiny) -> None:
+    bundle = compile_tiny("rtx", "fp16")
+    assert (bundle.target, bundle.precision, bundle.engines.flavour) == ("rtx", "fp16", "tensorrt_rtx")
+    assert all(segment.engine in bundle.files for segment in bundle.plan)
+    bundle.verify()
+    with contextlib.suppress(MissingDependencyError):  # any other error is a failure, with a GPU and without
+        open_backend(bundle, "cuda").close()
