@@ -194,7 +194,7 @@ def test_unknown_format_names_the_known_ones():
 
 def test_summary_line():
     assert summary_line(three()) == "talk.mp4: +1.0 positive, 3 utterances in 7.1 s, 1 warning"
-    assert summary_line(still_image()) == "portrait.png: -1.1 negative, a still image"
+    assert summary_line(still_image()) == "portrait.png: -1.1 negative, 1 utterance"
     assert summary_line(hostile()).isprintable()
     assert summary_line(many(400)).endswith("400 utterances in 6:40")
 

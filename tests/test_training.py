@@ -18,7 +18,7 @@ from psamf_edge.compile.training.loop import AveragedWeights, Log, batches_by_le
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.text_stage import train_text
 from psamf_edge.compile.training.validation import SUBSETS, sign_accuracy, validate
-from psamf_edge.compile.training.voice_stage import sampling_weights, train_voice
+from psamf_edge.compile.training.voice_stage import mix, sampling_weights, train_voice
 from psamf_edge.errors import UsageError
 from psamf_edge.words.wordpiece import WordPiece
 
@@ -99,6 +99,13 @@ def test_sampling_balances_the_sides():
     assert weights.sum() == pytest.approx(1.0)
     assert weights[0] == pytest.approx(0.4)
     assert weights[1] + weights[2] == pytest.approx(weights[3])
+
+
+def test_mixup_blends_samples_and_targets_alike():
+    x = torch.arange(4.0).view(4, 1, 1).expand(4, 3, 2)
+    blended, (target,) = mix(x, (torch.arange(4.0),), 0.4, np.random.default_rng(0))
+    assert torch.allclose(blended[:, 0, 0], target)
+    assert (target - torch.arange(4.0)).abs().max() <= 1.5  # at most half of the way to the farthest other
 
 
 def test_batches_hold_each_row_once_and_pad_little():

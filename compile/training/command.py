@@ -46,7 +46,7 @@ FACE_FILES = ("face_detector.onnx", "face_mesh.onnx", "expression.onnx", "vocab.
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--text-epochs", type=click.IntRange(1), help="Epochs of stage 1.  [default: 3]")
-@click.option("--fusion-epochs", type=click.IntRange(1), help="Epochs of stage 3.  [default: 8]")
+@click.option("--fusion-epochs", type=click.IntRange(1), help="Epochs of stage 3.  [default: 5]")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 def train_command(data: Path, bert: Path, parts: Path, out: Path, seed: int, text_epochs: int | None,
                   fusion_epochs: int | None, threads: int) -> None:  # fmt: skip

@@ -27,9 +27,9 @@ class TrainSettings:
     # stage 2: the voice encoder on acted speech
     voice_steps: int = 1500
     voice_lr: float = 2e-3
-    voice_dropout: float = 0.2  # before the heads
+    voice_dropout: float = 0.1  # before the heads
+    voice_mixup: float = 1.0  # alpha: any share alike; without it the encoder learns its sixteen actors by heart
 
-    # stage 3: everything but the text blocks, on composed samples
-    fusion_epochs: int = 8
+    # stage 3: the rest, on composed samples
+    fusion_epochs: int = 5
     fusion_lr: float = 7e-4
-    voice_factor: float = 0.1  # of that rate for the voice encoder, which has learnt its part already

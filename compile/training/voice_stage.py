@@ -48,11 +48,31 @@ def sampling_weights(emotions: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
+def mix(
+    x: torch.Tensor, targets: tuple[torch.Tensor, ...], alpha: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Mixup (Zhang et al. 2018, arXiv 1710.09412): each sample blended with another of the batch, targets alike.
+
+    x (B, T, F), targets (B, ...). The larger share stays with the sample itself, whose mask is kept.
+    """
+    B = len(x)
+    share = rng.beta(alpha, alpha, B)
+    share = torch.from_numpy(np.maximum(share, 1.0 - share).astype(np.float32))  # (B,)
+    other = torch.from_numpy(rng.permutation(B))
+
+    def blend(values: torch.Tensor) -> torch.Tensor:
+        weight = share.view(B, *[1] * (values.ndim - 1))
+        return weight * values + (1.0 - weight) * values[other]
+
+    return blend(x), tuple(blend(target) for target in targets)
+
+
 def train_voice(encoder: SequenceEncoder, speech: SpeechSet, settings: TrainSettings, log: Log) -> None:
     """Train the encoder in place on the recordings of `speech`; its feature scales must be set."""
     rng = np.random.default_rng(settings.seed + 2)
     names = sorted(set(speech.emotions))
     classes = np.array([names.index(e) for e in speech.emotions])
+    one_hot = np.eye(len(names), dtype=np.float32)
     valence = np.array([VALENCE[e] for e in speech.emotions], np.float32)
     weights = sampling_weights(speech.emotions)
     augment = VoiceAugmenter(rng)
@@ -64,10 +84,12 @@ def train_voice(encoder: SequenceEncoder, speech: SpeechSet, settings: TrainSett
     for step in range(1, settings.voice_steps + 1):
         rows = rng.choice(len(valence), settings.batch, p=weights)
         x, mask = map(torch.from_numpy, pad([augment(speech.features[i]) for i in rows], np.float32))
-        score, logits = task(x, mask)
-        loss = (score - torch.from_numpy(valence[rows])).abs().mean()
+        targets = torch.from_numpy(valence[rows]), torch.from_numpy(one_hot[classes[rows]])
+        x, (score, emotion) = mix(x, targets, settings.voice_mixup, rng)
+        predicted, logits = task(x, mask)
         # smoothing: acted emotions are not always heard as what they were meant to be
-        loss = loss + nn.functional.cross_entropy(logits, torch.from_numpy(classes[rows]), label_smoothing=0.1)
+        named = nn.functional.cross_entropy(logits, emotion, label_smoothing=0.1)
+        loss = (predicted - score).abs().mean() + named
         trainer.step(loss)
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         if step % 100 == 0:

@@ -142,7 +142,7 @@ def _time_axis(time: _Time) -> Iterator[Shape]:
     yield Text(MARGIN, AXIS + 18, "time", 12, bold=True)
     yield Line(LEFT, AXIS, RIGHT, AXIS, "muted")
     if time.span_ms == 0:
-        yield Text(LEFT, AXIS + 18, "a still image", SMALL, "muted")
+        yield Text(LEFT, AXIS + 18, "no time axis", SMALL, "muted")
         return
     step_s = next((step for step in TICK_STEPS_S if time.span_ms / 1000 / step <= MOST_TICKS), TICK_STEPS_S[-1])
     for tick in range(int(time.span_ms / 1000 / step_s) + 1):

@@ -26,8 +26,9 @@ def counted(count: int, noun: str) -> str:
 
 
 def extent(utterances: int, duration_ms: int) -> str:
-    """`3 utterances in 9.0 s`, or `a still image` when there is no duration."""
-    return f"{counted(utterances, 'utterance')} in {seconds(duration_ms)}" if duration_ms else "a still image"
+    """`3 utterances in 9.0 s`; without the time for pictures and for words alone, which have none."""
+    size = counted(utterances, "utterance")
+    return f"{size} in {seconds(duration_ms)}" if duration_ms else size
 
 
 def seconds(ms: int) -> str:

@@ -15,7 +15,7 @@ from psamf_edge.words.timed import TimedText, repair_times
 
 NO_WORDS = (
     "No words were found for this clip; voice and face alone decide. To add words: --text, --transcript FILE, a "
-    f"{', '.join(SUFFIXES)} file of the same name beside the clip, or pip install 'psamf-edge[asr]'."
+    f"{', '.join(SUFFIXES)} file of the same name beside the clip, or --asr auto (pip install 'psamf-edge[asr]')."
 )
 HEARD = "The words come from speech recognition and may be wrong; --text or --transcript give the true ones."
 
