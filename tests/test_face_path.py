@@ -66,6 +66,42 @@ def test_sample_is_exact_on_a_ramp_at_any_angle():
     np.testing.assert_allclose(planes[:2].transpose(1, 2, 0), expected, atol=1e-4)  # float32 at values near 100
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 7, 3), (5, 1, 3), (2, 2, 1), (40, 60, 3)])
+@pytest.mark.parametrize("pixels", [1, 7, 50])  # 50: two strips and a piece of a third
+def test_sample_equals_the_definition_of_bilinear(shape, pixels):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    height, width, _ = shape
+    for roi in (Roi(width / 2, height / 2, 1.3 * max(shape), 0.4), Roi(width - 1, 0, 20, -2.5)):
+        step = np.arange(pixels) / pixels
+        places = roi.to_image(np.stack(np.meshgrid(step, step), axis=-1))  # (P, P, 2)
+        x, y = np.clip(places[..., 0], 0, width - 1), np.clip(places[..., 1], 0, height - 1)
+        expected = np.zeros((pixels, pixels, shape[2]))
+        for row in range(height):
+            for column in range(width):  # each pixel is a tent of width 2 around its centre
+                weight = np.maximum(1 - abs(x - column), 0) * np.maximum(1 - abs(y - row), 0)
+                expected += weight[..., None] * image[row, column]
+        # float32 places: 1e-5 pixels off, times up to 255 grey levels a pixel
+        np.testing.assert_allclose(sample(image, roi, pixels), expected.transpose(2, 0, 1), atol=5e-3)
+
+
+@pytest.mark.parametrize(("x", "y"), [(30, 20), (0, 0), (59, 39), (-50, 20), (30, 90), (200, -200)])
+@pytest.mark.parametrize("angle", [0.0, 0.3, 2.0, -np.pi / 2])
+def test_bounds_hold_all_that_a_region_reads(x, y, angle):
+    image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    for size in (0.5, 15.3, 100):
+        left, top, right, bottom = Roi(x, y, size, angle).bounds(60, 40)
+        assert 0 <= left < right <= 60
+        assert 0 <= top < bottom <= 40
+        part = np.ascontiguousarray(image[top:bottom, left:right])
+        cut = sample(part, Roi(x - left, y - top, size, angle), 30)
+        np.testing.assert_allclose(cut, sample(image, Roi(x, y, size, angle), 30), atol=0.02)  # places in float32
+
+
+def test_bounds_are_tight():
+    """The square reaches from 25.5 to 35.5 and from 15.5 to 25.5; one pixel more on each side for interpolation."""
+    assert Roi(30.5, 20.5, 10).bounds(60, 40) == (24, 14, 37, 27)
+
+
 def test_sample_outside_repeats_the_edge_or_fills():
     image = np.full((4, 4, 3), 200, np.uint8)
     far = Roi(1000, -1000, 10)

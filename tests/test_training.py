@@ -82,7 +82,7 @@ def test_composition_repeats_and_keeps_real_labels(corpora):
     for a, b in zip(first.arrays(), second.arrays(), strict=True):
         assert np.array_equal(a, b)
     assert np.array_equal(first.labels[:, 0], corpora[0].labels[rows])  # column 0 is text alone
-    assert set(np.round(first.labels[:, 1], 2)) <= {np.float32(v) for v in VALENCE.values()}  # column 1 the voice
+    assert np.abs(first.labels[:, 1]).max() <= 2.0  # column 1 the voice: the valence of one recording or a blend of two
 
 
 def test_voice_labels_do_not_inherit_the_lean_of_the_text(corpora):

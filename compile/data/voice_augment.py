@@ -12,7 +12,7 @@ LEVEL = NAMES.index("level")
 
 SHORTEST = 50  # hops: half a second, the shortest stretch that still has a syllable or two
 MASKED_HOPS, MASKED_BANDS = 40, 10  # at most; SpecAugment's masks (Park et al. 2019, arXiv 1904.08779)
-BAND_OFFSET = 0.3  # spread of a constant added to each band, in natural-log power: about 1.3 dB
+BAND_OFFSET = 0.5  # spread of a constant added to each band, in natural-log power: about 2 dB
 LEVEL_OFFSET = 6.0  # dB: the recording level says nothing of the speaker, but it tells the corpora apart
 
 

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from psamf_edge.compile.data.compose import VoiceAugmenter
+from psamf_edge.compile.data.compose import SIDE_RATES
 from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.valence import VALENCE, side_of
+from psamf_edge.compile.data.voice_augment import VoiceAugmenter
 from psamf_edge.compile.model.encoders import SequenceEncoder
 from psamf_edge.compile.training.loop import Log, Trainer
 from psamf_edge.compile.training.settings import TrainSettings
 
-# both signs equally often and neutral half as often: the corpora have four negative emotions for one positive
-SIDE_SHARE = {-1: 0.4, 0: 0.2, 1: 0.4}
+# sides by these shares: the corpora have four negative emotions for one positive
+SIDE_SHARE = dict(zip((-1, 0, 1), SIDE_RATES, strict=True))
 
 
 class VoiceTask(nn.Module):
@@ -75,7 +76,7 @@ def train_voice(encoder: SequenceEncoder, speech: SpeechSet, settings: TrainSett
     one_hot = np.eye(len(names), dtype=np.float32)
     valence = np.array([VALENCE[e] for e in speech.emotions], np.float32)
     weights = sampling_weights(speech.emotions)
-    augment = VoiceAugmenter(rng)
+    augment, mean = VoiceAugmenter(rng), encoder.feature_mean.numpy()
     task = VoiceTask(encoder, len(names), settings.voice_dropout).train()
     trainer = Trainer(
         task, [{"params": list(task.parameters()), "lr": settings.voice_lr}], settings.voice_steps, settings
@@ -83,10 +84,11 @@ def train_voice(encoder: SequenceEncoder, speech: SpeechSet, settings: TrainSett
     running = None
     for step in range(1, settings.voice_steps + 1):
         rows = rng.choice(len(valence), settings.batch, p=weights)
-        x, mask = map(torch.from_numpy, pad([augment(speech.features[i]) for i in rows], np.float32))
+        # centred, so that what a longer sample is blended with beyond the end of its partner is the mean voice
+        centred, mask = map(torch.from_numpy, pad([augment(speech.features[i]) - mean for i in rows], np.float32))
         targets = torch.from_numpy(valence[rows]), torch.from_numpy(one_hot[classes[rows]])
-        x, (score, emotion) = mix(x, targets, settings.voice_mixup, rng)
-        predicted, logits = task(x, mask)
+        centred, (score, emotion) = mix(centred, targets, settings.voice_mixup, rng)
+        predicted, logits = task(centred + encoder.feature_mean, mask)
         # smoothing: acted emotions are not always heard as what they were meant to be
         named = nn.functional.cross_entropy(logits, emotion, label_smoothing=0.1)
         loss = (predicted - score).abs().mean() + named

@@ -70,6 +70,9 @@ def _grey(image: np.ndarray, roi: Roi) -> np.ndarray:
     per_pixel = min(max(math.ceil(roi.size / CROP_PIXELS / _STEP), 1), _MOST_SAMPLES)
     fine = CROP_PIXELS * per_pixel
     x, y = roi.to_image(np.full(2, 0.5 + 0.5 / fine))  # `sample` starts at the corner; here pixels' centres are meant
-    samples = np.tensordot(LUMA, sample(image, Roi(x, y, roi.size, roi.angle), fine), axes=1)  # (fine, fine)
-    averages = samples.reshape(CROP_PIXELS, per_pixel, CROP_PIXELS, per_pixel).mean(axis=(1, 3))
+    left, top, right, bottom = roi.bounds(image.shape[1], image.shape[0])
+    grey = image[top:bottom, left:right] @ LUMA  # (h, w); before sampling: one plane to mix, not three
+    samples = sample(grey[..., None], Roi(x - left, y - top, roi.size, roi.angle), fine)[0]  # (fine, fine)
+    rows = samples.reshape(CROP_PIXELS, per_pixel, fine).mean(axis=1)  # (48, fine); in two steps: 3 times as fast
+    averages = rows.reshape(CROP_PIXELS, CROP_PIXELS, per_pixel).mean(axis=2)
     return np.rint(averages).astype(np.uint8)  # (48, 48)

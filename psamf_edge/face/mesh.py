@@ -55,8 +55,9 @@ class FaceMesh:
             InputError: the image is not (H, W, 3) uint8.
         """
         check_image(image)
-        network_input = (sample(image, roi, INPUT_PIXELS) / 255)[None]  # (1, 3, 192, 192) in [0, 1]
-        logit, raw = self._session.run(self._outputs, {self._input: network_input})
+        pixels = sample(image, roi, INPUT_PIXELS)  # (3, 192, 192)
+        pixels /= 255  # in place: to [0, 1], as the network wants it
+        logit, raw = self._session.run(self._outputs, {self._input: pixels[None]})
         score = float(1 / (1 + np.exp(-np.float64(logit.item()))))
         if score < PRESENCE_THRESHOLD:
             return None
