@@ -79,10 +79,10 @@ def accuracy() -> str:
 
 def composed() -> str:
     """Every subset of modalities on composed validation samples, from the weights' training record."""
-    validation = json.loads((WEIGHTS / "training.json").read_text())["validation"]
+    metrics = json.loads((WEIGHTS / "training.json").read_text())["metrics"]
     rows = [
         [name.removeprefix("composed "), f"{v['mae']:.3f}", f"{v['corr']:.3f}", f"{v['acc2_non0']:.3f}"]
-        for name, v in validation.items()
+        for name, v in metrics.items()
         if name.startswith("composed ")
     ]
     return table(["composed validation samples", "MAE", "Corr", "Acc-2 non0"], rows)

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
 
-from psamf_edge.compile.data.compose import Composer, combine
+from psamf_edge.compile.data.compose import SIDE_RATES, Composer, combine
 from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.speech import SpeechSet, describe
@@ -97,7 +97,7 @@ def test_sampling_balances_the_sides():
     emotions = np.array(["happy", "angry", "angry", "sad", "fear", "disgust", "neutral"])
     weights = sampling_weights(emotions)
     assert weights.sum() == pytest.approx(1.0)
-    assert weights[0] == pytest.approx(0.4)
+    assert weights[0] == pytest.approx(SIDE_RATES[2])
     assert weights[1] + weights[2] == pytest.approx(weights[3])
 
 

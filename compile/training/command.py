@@ -72,6 +72,7 @@ def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> di
     from psamf_edge.compile.data.faces import load_faces
     from psamf_edge.compile.data.speech import load_speech
     from psamf_edge.compile.data.text import TextSet
+    from psamf_edge.compile.data.valence import VALENCE
     from psamf_edge.compile.model import Student
     from psamf_edge.compile.model.student import save_student
     from psamf_edge.compile.training.fusion_stage import set_feature_scales, train_fusion
@@ -121,7 +122,8 @@ def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> di
             "speech": len(voices.features),
             "faces": len(faces["train"]),
         },
-        "validation": metrics,
+        "valence": VALENCE,
+        "metrics": metrics,
     }
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     log.write("done", 0, {"minutes": (time.monotonic() - started) / 60})

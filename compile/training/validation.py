@@ -10,7 +10,7 @@ from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet
-from psamf_edge.compile.data.valence import NEGATIVE, VALENCE
+from psamf_edge.compile.data.valence import NEGATIVE
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.training.fusion_stage import ALL, AUDIO, FACE, MIXED, TEXT, hidden_states, score_batch
 from psamf_edge.compile.training.settings import TrainSettings
@@ -67,7 +67,6 @@ def validate(
     for text in texts:
         for name, values in validate_composed(student, text, speech, faces, settings).items():
             metrics[f"composed {text.name} {name}"] = values
-    metrics["valence"] = VALENCE
     return metrics
 
 
