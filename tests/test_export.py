@@ -13,6 +13,7 @@ onnx = pytest.importorskip("onnx")
 from psamf_edge.backends.sessions import open_session
 from psamf_edge.compile.export import ExportError
 from psamf_edge.compile.export.half import to_half
+from psamf_edge.compile.export.images import CHANNEL_BLOCK, convolve_images
 from psamf_edge.compile.export.onnx_export import (
     LEAST_COSINE,
     check_axes,
@@ -116,7 +117,27 @@ def test_int8_weights_are_signed_and_by_channel(tiny_export) -> None:
 
 def test_int8_touches_only_segments_that_gain(tiny_export) -> None:
     for name in set(NAMES) - set(INT8_SEGMENTS):
-        assert lower(tiny_export.models[name], name, "int8") is tiny_export.models[name]
+        assert lower(tiny_export.models[name], name, "int8") == lower(tiny_export.models[name], name, "fp32")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_convolutions_become_images_with_the_same_numbers(pair, name: str) -> None:
+    segment, model = pair
+    before = model.SerializeToString()
+    images = convolve_images(model)
+    assert model.SerializeToString() == before  # the source is not touched
+    if name in INT8_SEGMENTS:  # no convolution there runs over steps
+        assert images == model
+        return
+    weights = {weight.name: weight for weight in images.graph.initializer}
+    kernels = [weights[node.input[1]].dims for node in images.graph.node if node.op_type == "Conv"]
+    assert len(kernels) == sum(node.op_type == "Conv" for node in model.graph.node)
+    assert all(channels % CHANNEL_BLOCK == 0 and height == 1 for _, channels, height, _ in kernels)
+    sessions = [open_session(each.SerializeToString(), name) for each in (images, model)]
+    for size in (1, 2, 17):
+        inputs = random_inputs(segment, dict.fromkeys(segment.ranges, size), seed=size)
+        for ours, theirs in zip(*(session.run(None, inputs) for session in sessions), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)  # sums in another order, of normalised values
 
 
 @pytest.mark.parametrize("name", NAMES)

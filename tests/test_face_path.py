@@ -5,6 +5,7 @@ The photograph is scikit-image's astronaut (NASA, public domain): one upright fa
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -381,7 +382,28 @@ def test_path_embeds_each_crop_once(photo):
     path.features(0, 1000)
     path.features(500, 3500)
     path.features(0, 3500)
-    assert batches == [10, 25]
+    # Eight at a time as the frames come; a stretch that ends between waits for what is left, here nothing or three.
+    assert batches == [8, 8, 8, 8, 3]
+
+
+def test_path_embeds_on_one_thread_that_ends_with_it(photo):
+    threads = set()
+
+    def note(crops: np.ndarray) -> np.ndarray:
+        threads.add(threading.current_thread())
+        return ones(crops)
+
+    path = FacePath(DETECTOR, MESH, note)
+    for _ in range(2):  # the second clip starts while batches of the first may still be in work
+        path.start()
+        for i in range(9):
+            path.observe(photo, 100 * i)
+    assert path.features(0, 1000).frames_with_face == 9
+    (thread,) = threads
+    assert thread is not threading.current_thread()
+    del path
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from psamf_edge.compile.export.half import to_half
+from psamf_edge.compile.export.images import convolve_images
 from psamf_edge.compile.export.quantise import quantise
 
 # Measured on one thread at MiniLM's sizes: int8 takes the text from 10 to 4 ms and 83 to 21 MB, and the fusion from 0.5
@@ -13,9 +14,12 @@ INT8_SEGMENTS = ("text", "fusion")
 
 
 def lower(model: onnx.ModelProto, segment: str, precision: str) -> onnx.ModelProto:
-    """A float32 segment in the given precision ("fp32", "fp16" or "int8"). Inputs and outputs stay as they are."""
+    """A float32 segment in the given precision ("fp32", "fp16" or "int8"). Inputs and outputs stay as they are.
+
+    Convolutions take the form that suits ONNX Runtime; not in fp16, which is TensorRT's own: it lays them out itself.
+    """
     if precision == "fp16":
         return to_half(model)
     if precision == "int8" and segment in INT8_SEGMENTS:
         return quantise(model)
-    return model
+    return convolve_images(model)

@@ -58,19 +58,20 @@ class FoldedAttention(nn.Module):
         B, S, D = query.shape
         T = memory.shape[1]
         h, w = self.heads, self.head_width
-        q = self.query(query).view(B, S, h, 1, w) / math.sqrt(w)
-        u = (q @ self.key.weight.view(h, w, D)).squeeze(3)  # (B, S, h, D): W_k folded into the query
-        scores = (u.reshape(B, S * h, D) @ memory.transpose(1, 2)).view(B, S, h, T) + memory_bias.unsqueeze(2)
+        # heads before queries: one product for each head serves all queries, and reads the head's weights once
+        q = self.query(query).view(B, S, h, w).transpose(1, 2) / math.sqrt(w)  # (B, h, S, w)
+        u = q @ self.key.weight.view(h, w, D)  # (B, h, S, D): W_k folded into the query
+        scores = (u.reshape(B, h * S, D) @ memory.transpose(1, 2)).view(B, h, S, T) + memory_bias.unsqueeze(1)
         if own is not None:
-            own_scores = u @ own.transpose(2, 3) + own_bias.unsqueeze(2)  # (B, S, h, O)
-            scores = torch.cat([scores, own_scores], dim=3)
-        weights = torch.softmax(scores, dim=3)  # (B, S, h, T + O)
-        mean = (weights[..., :T].reshape(B, S * h, T) @ memory).view(B, S, h, D)
+            own_scores = u.transpose(1, 2) @ own.transpose(2, 3)  # (B, S, h, O)
+            scores = torch.cat([scores, own_scores.transpose(1, 2) + own_bias.unsqueeze(1)], dim=3)
+        weights = torch.softmax(scores, dim=3)  # (B, h, S, T + O)
+        mean = (weights[..., :T].reshape(B, h * S, T) @ memory).view(B, h, S, D)
         if own is not None:
-            mean = mean + weights[..., T:] @ own
+            mean = mean + (weights[..., T:].transpose(1, 2) @ own).transpose(1, 2)
         values = self.value.weight.view(h, w, D).transpose(1, 2)  # (h, D, w)
-        context = (mean.unsqueeze(3) @ values).reshape(B, S, D) + self.value.bias
-        return self.out(context), weights
+        context = (mean @ values).transpose(1, 2).reshape(B, S, D) + self.value.bias
+        return self.out(context), weights.transpose(1, 2)
 
 
 class CrossModalBlock(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from psamf_edge.face.tracker import FaceTracker
 from psamf_edge.features import Feature
 
 VISION_FEATURES: tuple[Feature, ...] = GEOMETRY_FEATURES + EXPRESSION_FEATURES
-_BATCH = 32  # crops embedded at a time: bounds the memory of a long clip; larger batches are no faster on one thread
+_BATCH = 8  # crops embedded at a time: larger batches are no faster, and more would be left to wait for at a clip's end
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class FaceFeatures:
 class FacePath:
     """Tracks, measures and embeds the face of one clip at a time. It keeps crops of 2.3 KB, never frames.
 
+    A second thread embeds each full batch of crops while the next frames are tracked.
+
     Args:
         detector_bytes: face_detector.onnx.
         mesh_bytes: face_mesh.onnx.
@@ -51,6 +54,7 @@ class FacePath:
     ) -> None:
         self._tracker = FaceTracker(FaceDetector(detector_bytes), FaceMesh(mesh_bytes))
         self._expression = expression
+        self._second = ThreadPoolExecutor(1)  # one: `expression` need not serve two threads; it ends with this object
         self.start()
 
     def start(self) -> None:
@@ -60,7 +64,9 @@ class FacePath:
         self._face_times: list[int] = []  # of the frames with a face, as the three below
         self._geometry: list[np.ndarray] = []
         self._crops: list[np.ndarray] = []
-        self._embeddings = np.empty((0, len(EXPRESSION_FEATURES)), np.float32)  # of the first crops, grown on demand
+        self._submitted = 0  # crops given to the second thread
+        self._batches: list[Future[np.ndarray]] = []  # their embeddings
+        self._embeddings = np.empty((0, len(EXPRESSION_FEATURES)), np.float32)  # of the batches that were waited for
 
     def observe(self, image: np.ndarray, time_ms: int) -> bool:
         """Take the next frame, (H, W, 3) uint8 RGB, in order of time; whether it shows a face.
@@ -75,6 +81,8 @@ class FacePath:
         self._face_times.append(time_ms)
         self._geometry.append(measure(observation.landmarks, image.shape[:2]))
         self._crops.append(observation.crop)
+        if len(self._crops) - self._submitted == _BATCH:
+            self._submit(len(self._crops))
         return True
 
     def features(self, start_ms: float, end_ms: float) -> FaceFeatures:
@@ -98,9 +106,16 @@ class FacePath:
         )
 
     def _embed_up_to(self, count: int) -> None:
-        done = len(self._embeddings)
-        batches = [self._embed(self._crops[i : min(i + _BATCH, count)]) for i in range(done, count, _BATCH)]
-        self._embeddings = np.concatenate([self._embeddings, *batches])
+        if self._submitted < count:
+            self._submit(count)
+        if len(self._embeddings) < count:
+            self._embeddings = np.concatenate([self._embeddings, *(batch.result() for batch in self._batches)])
+            self._batches.clear()
+
+    def _submit(self, count: int) -> None:
+        """Have the crops up to `count` embedded."""
+        self._batches.append(self._second.submit(self._embed, self._crops[self._submitted : count]))
+        self._submitted = count
 
     def _embed(self, crops: list[np.ndarray]) -> np.ndarray:
         expected = (len(crops), len(EXPRESSION_FEATURES))

@@ -62,35 +62,51 @@ def sample(image: np.ndarray, roi: Roi, pixels: int, fill: float | None = None) 
     """
     offset = (np.arange(pixels, dtype=np.float32) / pixels - np.float32(0.5)) * np.float32(roi.size)  # (P,)
     cos, sin = np.float32(np.cos(roi.angle)), np.float32(np.sin(roi.angle))
-    samples = np.empty((image.shape[2], pixels, pixels), np.float32)
+    height, width, channels = image.shape
+    # Only triples are copied into items: no more of them than is read.
+    left, top, right, bottom = roi.bounds(width, height) if channels == 3 else (0, 0, width, height)
+    items = _items(image[top:bottom, left:right])  # (h, w)
+    samples = np.empty((channels, pixels, pixels), np.float32)
     for start in range(0, pixels, _STRIP):
         down = offset[start : start + _STRIP, None]  # (S, 1)
         x = np.float32(roi.x) + cos * offset - sin * down  # (S, P)
         y = np.float32(roi.y) + sin * offset + cos * down
-        _sample_at(image, x, y, fill, samples[:, start : start + _STRIP])
+        strip = samples[:, start : start + _STRIP]  # (C, S, P)
+        _sample_at(items, image.dtype, x - np.float32(left), y - np.float32(top), strip)
+        if fill is not None:
+            strip[:, (x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)] = fill
     return samples
 
 
-def _sample_at(image: np.ndarray, x: np.ndarray, y: np.ndarray, fill: float | None, out: np.ndarray) -> None:
-    """Bilinear samples at places (S, P), written to planes (C, S, P)."""
+def _items(image: np.ndarray) -> np.ndarray:
+    """One item a pixel, (H, W). Triples get a fourth byte: NumPy gathers items of four bytes five times as fast."""
     height, width, channels = image.shape
-    if fill is not None:
-        outside = (x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)
+    if channels != 3:
+        padded = np.ascontiguousarray(image)
+    else:
+        padded = np.empty((height, width, 4), image.dtype)
+        for channel in range(channels):  # a fifth of the time that one assignment of triples takes
+            padded[..., channel] = image[..., channel]
+    return padded.view(f"V{padded.strides[1]}")[..., 0]
+
+
+def _sample_at(items: np.ndarray, dtype: np.dtype, x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """Bilinear samples of `items`, pixels of `dtype`, at places (S, P), written to planes (C, S, P)."""
+    height, width = items.shape
     left, to_right = _split(x, width)
     top, down = _split(y, height)
     index = (top * np.int32(width) + left).astype(np.intp)  # (S, P)
     right, below = min(width - 1, 1), min(height - 1, 1) * width  # steps to the next pixel
-    flat = image.reshape(-1, channels)
+    flat = items.reshape(-1)
 
     def planes(step: int) -> np.ndarray:
         """Colours `step` pixels on, as (C, S, P): NumPy mixes whole planes ten times as fast as triples."""
-        return flat[step:].take(index, axis=0).transpose(2, 0, 1).astype(np.float32, order="C", copy=False)
+        colours = flat[step:].take(index).view(dtype).reshape(*index.shape, -1)[..., : len(out)]  # (S, P, C)
+        return colours.transpose(2, 0, 1).astype(np.float32, order="C", copy=False)
 
     upper = _mix(planes(0), planes(right), to_right)
     lower = _mix(planes(below), planes(below + right), to_right)
     out[:] = _mix(upper, lower, down)
-    if fill is not None:
-        out[:, outside] = fill
 
 
 def _split(position: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
