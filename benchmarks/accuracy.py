@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks.measure import machine, save
 from psamf_edge.analyzer import Analyzer
-from psamf_edge.compile.data.faces import RENAMED
 from psamf_edge.compile.data.speech import describe
+from psamf_edge.compile.expression.data import SYNONYMS
 from psamf_edge.compile.training.validation import sign_accuracy
 from psamf_edge.errors import InputError
 from psamf_edge.metrics import evaluate_scores
@@ -87,7 +87,7 @@ def main() -> None:
         pictures = [Path(folder) / f"{i:05d}.png" for i in range(len(names))]
         for path, image in zip(pictures, faces["images"], strict=False):
             write_png(path, image)
-        emotions = [RENAMED.get(name, name) for name in names]
+        emotions = [SYNONYMS.get(name, name) for name in names]
         tables = [measure(b, arguments.data, pictures, emotions) for b in arguments.bundle or [None]]
     record = {"machine": machine(), "bundles": tables}
     print(json.dumps(record, indent=2))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 import psamf_edge
+from psamf_edge.audio.framing import HOP_MS
 from psamf_edge.bundle import TARGETS, Bundle, PlanSegment, Shapes
 from psamf_edge.errors import MissingDependencyError, UsageError
 
@@ -35,7 +36,7 @@ PRECISIONS = {
 }  # the first is the default
 CARRIED = ("vocab.txt", "face_detector.onnx", "face_mesh.onnx", "expression.onnx")  # needed, and packed as they are
 PACKAGES = ("torch", "onnx", "onnxscript", "safetensors")  # of the extra `compile`
-AUDIO_HOP_MS, FACE_RATE = 10, 10
+FACE_RATE = 10  # frames a second that the face encoder is trained on
 LICENCE = "Research use: see MODEL_CARD.md and the NOTICE files in this bundle."
 
 Log = Callable[[str], None]
@@ -219,7 +220,7 @@ def _shapes(config: StudentConfig) -> Shapes:
         face_features=config.face_features,
         audio_stride=math.prod(config.audio_strides),
         face_stride=math.prod(config.face_strides),
-        audio_hop_ms=AUDIO_HOP_MS,
+        audio_hop_ms=HOP_MS,
         face_rate=FACE_RATE,
         max_tokens=longest[TOKENS],
         max_audio_hops=longest[HOPS],

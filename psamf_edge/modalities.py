@@ -11,16 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psamf_edge.audio.features import HOP_MS, SAMPLE_RATE, extract
+from psamf_edge.audio.features import SAMPLE_RATE, extract
+from psamf_edge.audio.framing import HOP
 from psamf_edge.face.features import VISION_FEATURES, FaceFeatures
 from psamf_edge.words.utterances import Utterance
-from psamf_edge.words.wordpiece import MAX_WORD_CHARS, WordPiece
+from psamf_edge.words.wordpiece import WordPiece
 
 LEAST_USABLE = 0.5  # share of an utterance; a modality below it is degraded, as psamf_edge.result defines
-HOP = SAMPLE_RATE * HOP_MS // 1000  # samples in one step of the voice features
 MESH_FOUND = [feature.name for feature in VISION_FEATURES].index("mesh_found")
 SPECIAL_TOKENS = 2  # [CLS] and [SEP]: a text of only these says nothing
-UNKNOWN_WORD = "x" * (MAX_WORD_CHARS + 1)  # one [UNK] in every vocabulary, by the tokenizer's rule
 
 # Why a modality is not simply present. The analyzer adds in how many utterances, and a full stop.
 NO_KNOWN_WORD = "The model knows none of the words"
@@ -53,7 +52,7 @@ def text_part(wordpiece: WordPiece, text: str | None, max_tokens: int) -> Part:
         return ABSENT
     encoded = wordpiece.encode(text, max_tokens)
     tokens = len(encoded.ids) - SPECIAL_TOKENS
-    unknown = int(np.sum(encoded.ids == wordpiece.encode(UNKNOWN_WORD).ids[1]))
+    unknown = int(np.sum(encoded.ids == wordpiece.unknown_id))
     if unknown >= tokens:
         return Part(None, "missing", (NO_KNOWN_WORD,))
     reasons, usable = [], 1 - unknown / tokens

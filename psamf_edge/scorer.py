@@ -9,7 +9,6 @@ from pathlib import Path
 from psamf_edge.backends import open_backend
 from psamf_edge.bundle import open_bundle
 from psamf_edge.clip import Clip, Stopwatch
-from psamf_edge.face.expression import ExpressionNet
 from psamf_edge.face.features import FacePath
 from psamf_edge.modalities import ABSENT, Part, audio_part, face_part, text_part
 from psamf_edge.plan import Features, Outputs
@@ -31,11 +30,7 @@ class Scorer:
         opened = open_bundle(bundle)
         self.shapes = opened.shapes
         self.wordpiece = WordPiece(opened.read("vocab.txt"))
-        self.face = FacePath(
-            opened.read("face_detector.onnx"),
-            opened.read("face_mesh.onnx"),
-            ExpressionNet(opened.read("expression.onnx")).embed,
-        )
+        self.face = FacePath.open(opened.read)
         self._backend = open_backend(opened, device, threads)
         self.note = self._backend.note
         self.identity = ModelIdentity(opened.name, opened.manifest_sha256, self._backend.name, self._backend.precision)

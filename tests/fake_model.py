@@ -61,7 +61,7 @@ def open_fake(monkeypatch: pytest.MonkeyPatch) -> Analyzer:
     bundle = SimpleNamespace(read=read, shapes=SHAPES, name="fake", manifest_sha256="ab" * 32, precision="fp32")
     monkeypatch.setattr(scorer, "open_bundle", lambda path: bundle)
     monkeypatch.setattr(scorer, "open_backend", lambda bundle, device, threads: FakeBackend())
-    monkeypatch.setattr(scorer, "ExpressionNet", FakeExpression)
+    monkeypatch.setattr("psamf_edge.face.features.ExpressionNet", FakeExpression)
     return Analyzer()
 
 

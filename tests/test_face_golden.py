@@ -9,7 +9,6 @@ import av
 import numpy as np
 import pytest
 
-from psamf_edge.face.expression import ExpressionNet
 from psamf_edge.face.features import VISION_FEATURES, FacePath
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +24,7 @@ def first_frame_features() -> np.ndarray:
     """(69,) of the first frame."""
     with av.open(str(ROOT / "psamf_edge" / "data" / "sample.mp4")) as container:
         image = next(container.decode(video=0)).to_ndarray(format="rgb24")
-    models = [(WEIGHTS / name).read_bytes() for name in ("face_detector.onnx", "face_mesh.onnx", "expression.onnx")]
-    path = FacePath(models[0], models[1], ExpressionNet(models[2]).embed)
+    path = FacePath.open(lambda name: (WEIGHTS / name).read_bytes())
     path.start()
     assert path.observe(image, 0)
     return path.features(0, 1).values[0]

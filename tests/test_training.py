@@ -20,6 +20,7 @@ from psamf_edge.compile.training.text_stage import train_text
 from psamf_edge.compile.training.validation import SUBSETS, sign_accuracy, validate
 from psamf_edge.compile.training.voice_stage import mix, sampling_weights, train_voice
 from psamf_edge.errors import UsageError
+from psamf_edge.face.features import VISION_FEATURES
 from psamf_edge.words.wordpiece import WordPiece
 
 EMOTIONS = np.array([*NEGATIVE, "happy", "neutral"])
@@ -35,7 +36,7 @@ def corpora():
     valence = np.array([VALENCE[e] for e in emotions], np.float32)
     voices = [np.tile(np.r_[v, rng.normal(size=62)], (80, 1)).astype(np.float32) for v in valence]
     speech = SpeechSet(voices, emotions, np.full(60, "ravdess"), np.zeros(60, bool))
-    pictures = np.column_stack([valence, rng.normal(size=(60, 8))]).astype(np.float32)
+    pictures = np.column_stack([valence, rng.normal(size=(60, len(VISION_FEATURES) - 1))]).astype(np.float32)
     return text, speech, FaceSet(pictures, emotions, np.ones(60, bool))
 
 
@@ -165,7 +166,7 @@ def test_all_stages_learn_each_modality(corpora, tmp_path):
     text, speech, faces = corpora
     torch.manual_seed(0)
     bert = BertConfig(vocabulary=10, width=32, heads=4, feed_forward=64, blocks=2, positions=8)
-    student = Student(StudentConfig(63, 9, bert, dropout=0.0))
+    student = Student(StudentConfig(63, len(VISION_FEATURES), bert, dropout=0.0))
     settings = TrainSettings(
         batch=16, text_epochs=12, fusion_epochs=24, mosi_repeats=1, trunk_lr=2e-3, new_lr=2e-3, fusion_lr=3e-3,
         average_decay=0.9, voice_steps=100,

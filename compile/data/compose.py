@@ -34,6 +34,7 @@ PAIRING_RATES = (0.40, 0.15, 0.15, 0.30)
 
 # of negative, neutral and positive companions drawn without regard to the words; the positive, which one emotion alone
 # stands for, a little oftener than the negative: the voice of an unknown speaker is else too seldom heard as happy
+SIDES = (-1, 0, 1)
 SIDE_RATES = (0.37, 0.18, 0.45)
 
 # voice: the share of utterances made of two recordings, since acted ones last three seconds and real ones up to fifteen
@@ -116,7 +117,7 @@ class Composer:
                 self.rng.integers(4)
             ]
         # whatever the text: the voice and face branches must not inherit the text corpora's lean to the positive
-        voice, face = self.rng.choice([-1, 0, 1], size=2, p=SIDE_RATES)
+        voice, face = self.rng.choice(SIDES, size=2, p=SIDE_RATES)
         return int(voice), int(face)
 
     def voice(self, side: int) -> tuple[np.ndarray, float]:
@@ -124,7 +125,7 @@ class Composer:
         features, valence = self._recording(side)
         if not self.augment:
             return features, valence
-        other, other_valence = self._recording(int(self.rng.choice([-1, 0, 1], p=SIDE_RATES)))
+        other, other_valence = self._recording(int(self.rng.choice(SIDES, p=SIDE_RATES)))
         share = self.rng.uniform(0.5, 1.0)
         rest = np.tile(self.mean_voice, (len(features), 1))  # (T, 63): what the other is beyond its end
         rest[: len(other)] = other[: len(features)]

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from psamf_edge.compile.expression.data import SYNONYMS
 from psamf_edge.errors import UsageError
 from psamf_edge.face.features import VISION_FEATURES, FacePath
-
-RENAMED = {"anger": "angry", "sadness": "sad"}  # CK+'s words for FER2013's
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def load_faces(archive: Path, face_path: FacePath, cache: Path) -> FaceSet:
             if len(values):
                 vectors.append(values[0])
                 name = str(raw["classes"][label])
-                emotions.append(RENAMED.get(name, name))
+                emotions.append(SYNONYMS.get(name, name))
                 found.append(values[0, mesh_found] > 0.5)
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez(

@@ -11,10 +11,12 @@ from datetime import date
 from pathlib import Path
 
 import click
+import numpy as np
 
+from psamf_edge.compile.command import CARRIED, DEFAULT_WEIGHTS
 from psamf_edge.errors import UsageError
 
-FACE_FILES = ("face_detector.onnx", "face_mesh.onnx", "expression.onnx", "vocab.txt", "NOTICE-mediapipe.txt")
+COPIED = (*CARRIED, "NOTICE-mediapipe.txt")  # from the parts into the new weights
 
 
 @click.command("train")
@@ -34,7 +36,7 @@ FACE_FILES = ("face_detector.onnx", "face_mesh.onnx", "expression.onnx", "vocab.
 @click.option(
     "--parts",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path(__file__).parents[1] / "weights" / "default",
+    default=DEFAULT_WEIGHTS,
     help="Weights directory to take the face models and the vocabulary from.",
 )
 @click.option(
@@ -79,7 +81,6 @@ def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> di
     from psamf_edge.compile.training.loop import Log
     from psamf_edge.compile.training.validation import validate
     from psamf_edge.compile.training.voice_stage import train_voice
-    from psamf_edge.face.expression import ExpressionNet
     from psamf_edge.face.features import VISION_FEATURES, FacePath
 
     started = time.monotonic()
@@ -88,11 +89,7 @@ def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> di
     train, valid = read_text(data, parts, settings)
     text_stage(bert, train, valid, out, settings, log)
 
-    face_path = FacePath(
-        (parts / "face_detector.onnx").read_bytes(),
-        (parts / "face_mesh.onnx").read_bytes(),
-        ExpressionNet((parts / "expression.onnx").read_bytes()).embed,
-    )
+    face_path = FacePath.open(lambda name: (parts / name).read_bytes())
     speech = load_speech(data / "speech", out / "speech.npz")
     faces = {
         split: load_faces(data / "faces" / f"fer2013_{split}.npz", face_path, out / f"faces-{split}.npz")
@@ -101,14 +98,15 @@ def run_training(data: Path, bert: Path, parts: Path, out: Path, settings) -> di
     torch.manual_seed(settings.seed + 1)
     student = Student.from_bert(bert, speech.features[0].shape[1], len(VISION_FEATURES))
     load_text_stage(student, out)
-    merged = TextSet("both", train[0].ids + train[1].ids, _concatenate(train[0].labels, train[1].labels))
+    ids = [row for text in train for row in text.ids]
+    merged = TextSet("both", ids, np.concatenate([text.labels for text in train]))
     voices = speech.select(~speech.validation)
     set_feature_scales(student, voices, faces["train"])
     train_voice(student.audio, voices, settings, log)
     train_fusion(student, merged, voices, faces["train"], settings, log)
 
     save_student(student, out)
-    for name in FACE_FILES:
+    for name in COPIED:
         if (parts / name).resolve() != (out / name).resolve():
             shutil.copyfile(parts / name, out / name)
     metrics = validate(student, valid, speech.select(speech.validation), faces["valid"], settings)
@@ -181,9 +179,3 @@ def load_text_stage(student, out: Path) -> None:
 
 def _text_settings(settings) -> dict:
     return {name: value for name, value in asdict(settings).items() if not name.startswith(("fusion_", "voice_"))}
-
-
-def _concatenate(*arrays):
-    import numpy as np
-
-    return np.concatenate(arrays)

@@ -17,7 +17,7 @@ from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.fusion import FusionOutput, Stream
-from psamf_edge.compile.training.loop import Log, Trainer, batches_by_length, score_loss
+from psamf_edge.compile.training.loop import Log, RunningMean, Trainer, batches_by_length, count_batches, score_loss
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.face.features import VISION_FEATURES
 
@@ -72,8 +72,7 @@ def set_feature_scales(student: Student, speech: SpeechSet, faces: FaceSet) -> N
         scale = 1.0 / np.maximum(spread, 1e-3 * max(1.0, float(spread.max())))
         encoder.feature_mean.copy_(torch.from_numpy(values.mean(axis=0)))
         encoder.feature_scale.copy_(torch.from_numpy(scale.astype(np.float32)))
-    if len(VISION_FEATURES) == faces.features.shape[1]:
-        student.face.feature_scale[[f.name in FRAMING for f in VISION_FEATURES]] = 0.0
+    student.face.feature_scale[[f.name in FRAMING for f in VISION_FEATURES]] = 0.0
 
 
 def trainable(student: Student) -> list[torch.nn.Parameter]:
@@ -96,14 +95,12 @@ def train_fusion(
     composer = Composer(text, speech, faces, rng, augment=True)
     hidden = hidden_states(student, text)
     lengths = np.array([len(h) for h in hidden])
-    steps = settings.fusion_epochs * sum(
-        1 for _ in batches_by_length(lengths, settings.batch, np.random.default_rng(0))
-    )
+    steps = settings.fusion_epochs * count_batches(lengths, settings.batch)
     trainer = Trainer(student, [{"params": trainable(student), "lr": settings.fusion_lr}], steps, settings)
     student.train()
     for frozen in (student.fusion.pre_fusion.block, student.audio):
         frozen.eval()  # its dropout would only add noise that the rest must fit
-    step, running = 0, None
+    step, running = 0, RunningMean()
     for _ in range(settings.fusion_epochs):
         for rows in batches_by_length(lengths, settings.batch, rng):
             batch = composer.batch(rows, draw_subsets(len(rows), rng))
@@ -112,11 +109,10 @@ def train_fusion(
             score, log_scale = output.score.float(), output.log_scale.float()
             trainer.step(score_loss(score, log_scale, torch.from_numpy(batch.labels), settings.scale_weight))
             step += 1
-            error = subset_errors(score, batch)
-            running = error if running is None else 0.98 * running + 0.02 * error
+            running.update(subset_errors(score, batch))
             if step % 100 == 0:
                 names = ("text", "audio", "face", "all", "mixed")
-                log.write("fusion", step, {"of": steps, **dict(zip(names, running.tolist(), strict=True))})
+                log.write("fusion", step, {"of": steps, **dict(zip(names, running.value.tolist(), strict=True))})
     trainer.finish()
 
 

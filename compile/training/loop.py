@@ -67,6 +67,23 @@ def score_loss(score: Tensor, log_scale: Tensor, labels: Tensor, scale_weight: f
     return error.mean() + scale_weight * likelihood.mean()
 
 
+def count_batches(lengths: np.ndarray, size: int) -> int:
+    """How many batches `batches_by_length` gives: the same for every shuffle."""
+    return sum(1 for _ in batches_by_length(lengths, size, np.random.default_rng(0)))
+
+
+class RunningMean:
+    """A mean that forgets, for the log: of numbers or of arrays of one shape. The first value counts in full."""
+
+    KEEP = 0.98  # fifty steps of memory
+
+    def __init__(self) -> None:
+        self.value: float | np.ndarray | None = None
+
+    def update(self, value: float | np.ndarray) -> None:
+        self.value = value if self.value is None else self.KEEP * self.value + (1.0 - self.KEEP) * value
+
+
 class Log:
     """A CSV of (stage, step, name, value), flushed at each line, and the same on stderr through `echo`."""
 

@@ -10,7 +10,7 @@ from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.fusion import FusionOutput, Stream
-from psamf_edge.compile.training.loop import Log, Trainer, batches_by_length, score_loss
+from psamf_edge.compile.training.loop import Log, RunningMean, Trainer, batches_by_length, count_batches, score_loss
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.metrics import evaluate_scores
 
@@ -60,11 +60,11 @@ def train_text(
     pretrained = [*student.trunk.parameters(), *student.fusion.pre_fusion.block.parameters()]
     known = {id(p) for p in pretrained}
     new = [p for p in student.fusion.parameters() if id(p) not in known]
-    steps = settings.text_epochs * sum(1 for _ in batches_by_length(lengths, settings.batch, np.random.default_rng(0)))
+    steps = settings.text_epochs * count_batches(lengths, settings.batch)
     groups = [{"params": pretrained, "lr": settings.trunk_lr}, {"params": new, "lr": settings.new_lr}]
     trainer = Trainer(student, groups, steps, settings)
     student.train()
-    step, running = 0, None
+    step, running = 0, RunningMean()
     for _ in range(settings.text_epochs):
         for rows in batches_by_length(lengths, settings.batch, rng):
             tokens, mask = map(torch.from_numpy, pad([ids[i] for i in rows], np.int64))
@@ -75,9 +75,9 @@ def train_text(
             loss = score_loss(output.score.float(), output.log_scale.float(), y, settings.scale_weight)
             trainer.step(loss)
             step += 1
-            running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+            running.update(loss.item())
             if step % 50 == 0:
-                log.write("text", step, {"of": steps, "loss": running})
+                log.write("text", step, {"of": steps, "loss": running.value})
     trainer.finish()
     metrics = {text.name: evaluate_text(student, text) for text in valid}
     for name, values in metrics.items():

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from psamf_edge.compile.data.compose import SIDE_RATES
+from psamf_edge.compile.data.compose import SIDE_RATES, SIDES
 from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.valence import VALENCE, side_of
 from psamf_edge.compile.data.voice_augment import VoiceAugmenter
 from psamf_edge.compile.model.encoders import SequenceEncoder
-from psamf_edge.compile.training.loop import Log, Trainer
+from psamf_edge.compile.training.loop import Log, RunningMean, Trainer
 from psamf_edge.compile.training.settings import TrainSettings
 
 # sides by these shares: the corpora have four negative emotions for one positive
-SIDE_SHARE = dict(zip((-1, 0, 1), SIDE_RATES, strict=True))
+SIDE_SHARE = dict(zip(SIDES, SIDE_RATES, strict=True))
 
 
 class VoiceTask(nn.Module):
@@ -81,7 +81,7 @@ def train_voice(encoder: SequenceEncoder, speech: SpeechSet, settings: TrainSett
     trainer = Trainer(
         task, [{"params": list(task.parameters()), "lr": settings.voice_lr}], settings.voice_steps, settings
     )
-    running = None
+    running = RunningMean()
     for step in range(1, settings.voice_steps + 1):
         rows = rng.choice(len(valence), settings.batch, p=weights)
         # centred, so that what a longer sample is blended with beyond the end of its partner is the mean voice
@@ -93,7 +93,7 @@ def train_voice(encoder: SequenceEncoder, speech: SpeechSet, settings: TrainSett
         named = nn.functional.cross_entropy(logits, emotion, label_smoothing=0.1)
         loss = (predicted - score).abs().mean() + named
         trainer.step(loss)
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        running.update(loss.item())
         if step % 100 == 0:
-            log.write("voice", step, {"of": settings.voice_steps, "loss": running})
+            log.write("voice", step, {"of": settings.voice_steps, "loss": running.value})
     trainer.finish()

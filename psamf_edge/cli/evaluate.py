@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from psamf_edge.analyzer import Analyzer
-from psamf_edge.cli.group import describe, exit_code, say
+from psamf_edge.cli.group import concerns_one_input, describe, say
 from psamf_edge.cli.options import model_options, open_analyzer
 from psamf_edge.cli.output import write_file, write_stdout
 from psamf_edge.cli.progress import Progress
@@ -64,7 +64,7 @@ def evaluate(
             try:
                 outcomes.append(score_row(analyzer, row, modalities))
             except Exception as error:
-                if exit_code(error) != 1 or context.find_root().params["debug"]:
+                if not concerns_one_input(error, context):
                     raise  # it would meet every row
                 outcomes.append(describe(error))
                 progress.clear()

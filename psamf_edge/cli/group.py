@@ -85,6 +85,11 @@ def exit_code(error: Exception) -> int:
     return getattr(error, "exit_code", 1)
 
 
+def concerns_one_input(error: Exception, context: click.Context) -> bool:
+    """Whether the next input may still work: not where the call or the machine is at fault, nor under --debug."""
+    return exit_code(error) == 1 and not context.find_root().params["debug"]
+
+
 def _missing(error: ImportError) -> str:
     if not isinstance(error, ModuleNotFoundError):
         return f"A package that is installed cannot be loaded ({error}); install it again."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from psamf_edge.cli.group import describe, exit_code, say
+from psamf_edge.cli.group import concerns_one_input, describe, say
 from psamf_edge.cli.inputs import expand
 from psamf_edge.cli.options import model_options, open_analyzer
 from psamf_edge.cli.output import open_sink
@@ -84,7 +84,7 @@ def infer(
                     on_progress=progress.update,
                 )
             except Exception as error:
-                if exit_code(error) != 1 or context.find_root().params["debug"]:
+                if not concerns_one_input(error, context):
                     raise  # it would meet every clip
                 failed += 1
                 progress.clear()

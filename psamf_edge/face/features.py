@@ -10,7 +10,7 @@ import numpy as np
 
 from psamf_edge.errors import IntegrityError
 from psamf_edge.face.detector import FaceDetector
-from psamf_edge.face.expression import EXPRESSION_FEATURES
+from psamf_edge.face.expression import EXPRESSION_FEATURES, ExpressionNet
 from psamf_edge.face.geometry import GEOMETRY_FEATURES, measure
 from psamf_edge.face.mesh import FaceMesh
 from psamf_edge.face.tracker import FaceTracker
@@ -56,6 +56,16 @@ class FacePath:
         self._expression = expression
         self._second = ThreadPoolExecutor(1)  # one: `expression` need not serve two threads; it ends with this object
         self.start()
+
+    @classmethod
+    def open(cls, read: Callable[[str], bytes]) -> FacePath:
+        """The path with the three models that a bundle and a folder of weights hold under the same names.
+
+        Args:
+            read: a file's name to its content, as `Bundle.read`.
+        """
+        expression = ExpressionNet(read("expression.onnx")).embed
+        return cls(read("face_detector.onnx"), read("face_mesh.onnx"), expression)
 
     def start(self) -> None:
         """Forget the last clip."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from psamf_edge.errors import UsageError
+from psamf_edge.media.protocol import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000  # Hz
 FRAME_MS = 10  # the hop of the audio features: finer steps move no cut
 PRE_EMPHASIS = 0.7  # takes away two thirds of mains hum; the usual 0.97 buries voices in hiss (measured)
 FLOOR_PERCENTILE = 10  # even tight talk is quiet (closures, breaths) a tenth of the time

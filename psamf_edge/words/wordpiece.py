@@ -55,6 +55,7 @@ class WordPiece:
         if missing:
             raise IntegrityError(f"The vocabulary lacks {', '.join(missing)}; it must be a BERT vocab.txt.")
         self.pad_id = self._ids["[PAD]"]
+        self.unknown_id = self._ids["[UNK]"]
         self._longest = max(map(len, self._ids))
         self._cached_chunk = lru_cache(CACHED_CHUNKS)(self._encode_chunk)
 
@@ -84,7 +85,7 @@ class WordPiece:
 
     def _encode_word(self, word: str) -> list[int]:
         """Greedy longest match from the left; a word with a part outside the vocabulary is one [UNK]."""
-        unknown = [self._ids["[UNK]"]]
+        unknown = [self.unknown_id]
         if len(word) > MAX_WORD_CHARS:
             return unknown
         ids, start = [], 0
