@@ -1,0 +1,1 @@
+"""Features of labelled clips, by the code that scores clips, for training here and with MMSA."""
