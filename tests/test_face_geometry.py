@@ -10,6 +10,7 @@ import pytest
 from psamf_edge.face.detector import FaceDetector
 from psamf_edge.face.geometry import GEOMETRY_FEATURES, measure
 from psamf_edge.face.mesh import FaceMesh, Landmarks
+from psamf_edge.face.sampling import Patch, Roi
 from psamf_edge.face.tracker import FaceTracker
 
 WEIGHTS = Path(__file__).parents[1] / "compile" / "weights" / "default"
@@ -37,8 +38,11 @@ def face(tracker, photo) -> Landmarks:
     return tracker.observe(photo, 0).landmarks
 
 
+UNSEEN = Patch(np.zeros((3, 192, 192), np.uint8), Roi(0, 0, 1))  # measures come from the points alone
+
+
 def named(points: np.ndarray, size: tuple[int, int] = SIZE) -> dict[str, float]:
-    values = measure(Landmarks(points.astype(np.float32), 0.75), size)
+    values = measure(Landmarks(points.astype(np.float32), 0.75, UNSEEN), size)
     return dict(zip(NAMES, values.tolist(), strict=True))
 
 
@@ -124,7 +128,7 @@ def test_measure_rises_with_its_movement_and_another_stays(face, points, shift, 
 
 def test_mesh_folded_to_a_point_stays_finite():
     for place in (0.0, 250.0):
-        assert np.isfinite(measure(Landmarks(np.full((468, 3), place, np.float32), 0.6), (1, 1))).all()
+        assert np.isfinite(measure(Landmarks(np.full((468, 3), place, np.float32), 0.6, UNSEEN), (1, 1))).all()
 
 
 def test_happy_faces_smile_and_surprised_ones_raise_their_brows(tracker):

@@ -15,7 +15,7 @@ from psamf_edge.errors import InputError
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="the converter needs the package tflite (extra: dev)")
 tflite = pytest.importorskip("tflite", reason="the converter needs the package tflite (extra: dev)")
-pytest.importorskip("onnx", reason="the converter needs the package onnx (extra: compile)")
+onnx = pytest.importorskip("onnx", reason="the converter needs the package onnx (extra: compile)")
 
 from psamf_edge.compile.face_models import __main__ as program
 from psamf_edge.compile.face_models.convert import convert, same_padding
@@ -128,7 +128,7 @@ def test_same_padding_gives_a_window_for_each_stride_and_no_more_than_it_needs(s
         assert (before + size + after - 1 - kernel) // stride + 1 < outputs
 
 
-@pytest.mark.parametrize("slope_limit", [1.0, 2.0])  # Max(x, a*x), and the form that a > 1 needs
+@pytest.mark.parametrize("slope_limit", [1.0, 2.0])  # a > 1 needs a form of its own
 def test_small_model_equals_numpy(slope_limit):
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(4, 3, 3, 3)).astype(np.float16)  # OHWI
@@ -172,7 +172,23 @@ def test_small_model_equals_numpy(slope_limit):
     flat_output, both_output = run(onnx_bytes, x)
     np.testing.assert_allclose(both_output, y, atol=1e-5)  # sums of 27 products in float32, in another order
     np.testing.assert_array_equal(flat_output, both_output.reshape(1, -1))
-    assert (b"Min" in onnx_bytes) == (slope_limit > 1)
+    kinds = {node.op_type for node in onnx.load_from_string(onnx_bytes).graph.node}
+    assert "BatchNormalization" in kinds
+    assert not kinds & {"PRelu", "Mul", "Max"}  # ONNX Runtime would leave its blocked layout for them
+
+
+@pytest.mark.parametrize(("channels", "before", "after"), [(16, 0, 16), (32, 3, 1), (6, 0, 2)])
+def test_padded_channels_equal_numpy(channels, before, after):
+    """By a convolution where the channels fill blocks of ONNX Runtime's layout."""
+    model = Model()
+    image, wide = model.tensor(1, 3, 2, channels), model.tensor(1, 3, 2, before + channels + after)
+    paddings = np.array([[0, 0], [0, 0], [0, 0], [before, after]], np.int32)
+    model.add(OPS.PAD, [image, model.constant(paddings)], wide)
+    onnx_bytes = convert(model.write([image], [wide]), "wide")
+    x = np.random.default_rng(0).normal(size=(1, 3, 2, channels)).astype(np.float32)
+    np.testing.assert_array_equal(run(onnx_bytes, x)[0], np.pad(x, paddings))
+    kinds = {node.op_type for node in onnx.load_from_string(onnx_bytes).graph.node}
+    assert ("Conv" in kinds) == (channels % 16 == 0)
 
 
 def test_unknown_operator_is_named():

@@ -15,6 +15,7 @@ import pytest
 from psamf_edge.errors import InputError, UsageError
 from psamf_edge.media.events import AudioChunk, Caption, ClipFooter, ClipHeader, Frame
 from psamf_edge.media.reader import MediaReader
+from psamf_edge.media.tracks import RgbScaler
 
 SHARED_CLIPS = Path(__file__).parents[1].parent / "shared" / "data" / "clips"
 SAMPLE = Path(__file__).parents[1] / "psamf_edge" / "data" / "sample.mp4"
@@ -241,6 +242,21 @@ def test_pixels_that_are_not_square(reader, folder):
     read = Read(reader, path)
     assert read.frames[0].image.shape == (48, 85, 3)
     assert (read.header.width, read.header.height) == (85, 48)
+
+
+def test_one_scaler_serves_frames_of_any_size_and_format():
+    """A broadcast may change both midway; PyAV's scaler of each frame's own is the measure."""
+    rng = np.random.default_rng(0)
+    scaler = RgbScaler(max_side=64)
+    for pixel_format in ["yuv420p", "rgb24", "gray", "yuv444p", "yuv420p10le", "yuv420p"]:
+        for size in [(48, 64, 3), (2, 90, 3), (32, 32, 3), (32, 32, 3)]:
+            picture = av.VideoFrame.from_ndarray(rng.integers(0, 256, size, dtype=np.uint8), format="rgb24")
+            frame = picture.reformat(format=pixel_format)
+            fields, plane = scaler.convert(frame, aspect=1.0)
+            height, width, stride = fields["height"], fields["width"], fields["stride"]
+            got = np.frombuffer(plane, np.uint8).reshape(height, stride)[:, : 3 * width].reshape(height, width, 3)
+            expected = frame.reformat(width, height, "rgb24", interpolation="BILINEAR", threads=1).to_ndarray()
+            np.testing.assert_array_equal(got, expected)
 
 
 def test_one_frame(reader, folder):

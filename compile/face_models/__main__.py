@@ -59,7 +59,8 @@ def notice() -> str:
         "",
         f"Taken from: the mediapipe {VERSION} wheel on PyPI.",
         f"Changed: converted from TFLite to ONNX (opset {OPSET}) by `python -m psamf_edge.compile.face_models`:",
-        "NCHW layout, PReLU written with Max, Min, Mul and Add. The weights are unchanged.",
+        "NCHW layout, PReLU written with BatchNormalization, Relu and Add, channels padded by Conv.",
+        "The weights are unchanged.",
         "",
     ]
     for output, (member, digest) in SOURCES.items():

@@ -15,8 +15,8 @@ SCORE_THRESHOLD = 0.5  # MediaPipe's setting for this model
 OVERLAP_THRESHOLD = 0.3  # intersection over union from which two boxes are one face; MediaPipe's setting
 _LOGIT_LIMIT = 80.0  # exp(88) overflows float32, and from here the sigmoid is 0 or 1 anyway
 _GRIDS = ((16, 2), (8, 6))  # cells along a side, anchors in each cell: 512 + 384 = 896
-_LETTERBOX_FILL = 0.0  # black, as MediaPipe pads
-_MARGIN_FILL = 127.5  # mid-grey: no edge as hard as black against a face that fills the image
+_LETTERBOX_FILL = 0  # black, as MediaPipe pads
+_MARGIN_FILL = 128  # mid-grey: no edge as hard as black against a face that fills the image
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class FaceDetector:
         height, width, _ = image.shape
         view = Roi(width / 2, height / 2, margin * max(height, width))
         pixels = sample(image, view, INPUT_PIXELS, _LETTERBOX_FILL if margin == 1 else _MARGIN_FILL)
-        network_input = (pixels / 127.5 - 1)[None]  # (1, 3, 128, 128) in [-1, 1]
+        network_input = pixels[None].astype(np.float32) / 127.5 - 1  # (1, 3, 128, 128) in [-1, 1]
         regressors, logits = self._session.run(["regressors", "classificators"], {"input": network_input})
         scores = 1 / (1 + np.exp(-np.clip(logits[0, :, 0], -_LOGIT_LIMIT, _LOGIT_LIMIT)))  # (896,)
         kept = scores >= SCORE_THRESHOLD

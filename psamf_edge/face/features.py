@@ -13,11 +13,11 @@ from psamf_edge.face.detector import FaceDetector
 from psamf_edge.face.expression import EXPRESSION_FEATURES, ExpressionNet
 from psamf_edge.face.geometry import GEOMETRY_FEATURES, measure
 from psamf_edge.face.mesh import FaceMesh
-from psamf_edge.face.tracker import FaceTracker
+from psamf_edge.face.tracker import FaceTracker, Observation
 from psamf_edge.features import Feature
 
 VISION_FEATURES: tuple[Feature, ...] = GEOMETRY_FEATURES + EXPRESSION_FEATURES
-_BATCH = 8  # crops embedded at a time: larger batches are no faster, and more would be left to wait for at a clip's end
+_BATCH = 8  # faces described at a time: more are embedded no faster, and would be left to wait for at a clip's end
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ class FaceFeatures:
 
 
 class FacePath:
-    """Tracks, measures and embeds the face of one clip at a time. It keeps crops of 2.3 KB, never frames.
+    """Tracks and describes the face of one clip at a time. It keeps feature rows and the last few patches, no frames.
 
-    A second thread embeds each full batch of crops while the next frames are tracked.
+    A second thread measures and embeds each full batch of faces while the next frames are tracked: the mesh leaves the
+    interpreter free for more than half of their time.
 
     Args:
         detector_bytes: face_detector.onnx.
@@ -71,12 +72,10 @@ class FacePath:
         """Forget the last clip."""
         self._tracker.start()
         self._frame_times: list[int] = []  # of every frame
-        self._face_times: list[int] = []  # of the frames with a face, as the three below
-        self._geometry: list[np.ndarray] = []
-        self._crops: list[np.ndarray] = []
-        self._submitted = 0  # crops given to the second thread
-        self._batches: list[Future[np.ndarray]] = []  # their embeddings
-        self._embeddings = np.empty((0, len(EXPRESSION_FEATURES)), np.float32)  # of the batches that were waited for
+        self._face_times: list[int] = []  # of the frames with a face
+        self._waiting: list[Observation] = []  # the last of those, which the second thread was not given yet
+        self._batches: list[Future[np.ndarray]] = []  # rows that it makes of those before
+        self._values = np.empty((0, len(VISION_FEATURES)), np.float32)  # rows of the batches that were waited for
 
     def observe(self, image: np.ndarray, time_ms: int) -> bool:
         """Take the next frame, (H, W, 3) uint8 RGB, in order of time; whether it shows a face.
@@ -89,10 +88,9 @@ class FacePath:
         if observation is None:
             return False
         self._face_times.append(time_ms)
-        self._geometry.append(measure(observation.landmarks, image.shape[:2]))
-        self._crops.append(observation.crop)
-        if len(self._crops) - self._submitted == _BATCH:
-            self._submit(len(self._crops))
+        self._waiting.append(observation)
+        if len(self._waiting) == _BATCH:
+            self._submit()
         return True
 
     def features(self, start_ms: float, end_ms: float) -> FaceFeatures:
@@ -103,9 +101,8 @@ class FacePath:
         """
         first, last = np.searchsorted(self._face_times, [start_ms, end_ms])
         last = max(first, last)
-        self._embed_up_to(last)
-        geometry = np.reshape(self._geometry[first:last], (-1, len(GEOMETRY_FEATURES)))
-        values = np.concatenate([geometry, self._embeddings[first:last]], axis=1, dtype=np.float32)  # (Tv, F)
+        self._describe_up_to(last)
+        values = self._values[first:last]  # (Tv, F)
         seen_first, seen_last = np.searchsorted(self._frame_times, [start_ms, end_ms])
         return FaceFeatures(
             values=values,
@@ -115,21 +112,25 @@ class FacePath:
             faces_seen_max=self._tracker.faces_seen_max,
         )
 
-    def _embed_up_to(self, count: int) -> None:
-        if self._submitted < count:
-            self._submit(count)
-        if len(self._embeddings) < count:
-            self._embeddings = np.concatenate([self._embeddings, *(batch.result() for batch in self._batches)])
+    def _describe_up_to(self, count: int) -> None:
+        if len(self._face_times) - len(self._waiting) < count:
+            self._submit()
+        if len(self._values) < count:
+            self._values = np.concatenate([self._values, *(batch.result() for batch in self._batches)])
             self._batches.clear()
 
-    def _submit(self, count: int) -> None:
-        """Have the crops up to `count` embedded."""
-        self._batches.append(self._second.submit(self._embed, self._crops[self._submitted : count]))
-        self._submitted = count
+    def _submit(self) -> None:
+        self._batches.append(self._second.submit(self._describe, self._waiting))
+        self._waiting = []
 
-    def _embed(self, crops: list[np.ndarray]) -> np.ndarray:
+    def _describe(self, faces: list[Observation]) -> np.ndarray:
+        """Feature rows (N, F)."""
+        geometry = np.stack([measure(face.landmarks, face.image_size) for face in faces])  # (N, G)
+        return np.concatenate([geometry, self._embed(np.stack([face.crop for face in faces]))], axis=1)
+
+    def _embed(self, crops: np.ndarray) -> np.ndarray:
         expected = (len(crops), len(EXPRESSION_FEATURES))
-        embeddings = np.asarray(self._expression(np.stack(crops)), np.float32)  # (N, E)
+        embeddings = np.asarray(self._expression(crops), np.float32)  # (N, E)
         if embeddings.shape != expected or not np.isfinite(embeddings).all():
             raise IntegrityError(
                 f"The expression model gave {embeddings.shape}, or values that are not finite, for {len(crops)} crops; "

@@ -8,7 +8,7 @@ import numpy as np
 
 from psamf_edge.backends.sessions import open_session
 from psamf_edge.face.detector import Detection
-from psamf_edge.face.sampling import Roi, check_image, sample
+from psamf_edge.face.sampling import Patch, Roi, check_image, sample
 
 INPUT_PIXELS = 192
 POINTS = 468
@@ -20,10 +20,11 @@ RIGHT_EYE_CORNER, LEFT_EYE_CORNER = 33, 263  # outer corners; their line gives t
 @dataclass(frozen=True)
 class Landmarks:
     """points: (468, 3) float32, x and y in image pixels, z (depth, towards the camera negative) on the same scale;
-    score: probability that the region holds a face."""
+    score: probability that the region holds a face; patch: the region as the mesh saw it, 192x192 pixels."""
 
     points: np.ndarray
     score: float
+    patch: Patch
 
     def roi(self) -> Roi:
         """The region in which to look for this face in the next frame."""
@@ -55,15 +56,16 @@ class FaceMesh:
             InputError: the image is not (H, W, 3) uint8.
         """
         check_image(image)
-        pixels = sample(image, roi, INPUT_PIXELS)  # (3, 192, 192)
-        pixels /= 255  # in place: to [0, 1], as the network wants it
-        logit, raw = self._session.run(self._outputs, {self._input: pixels[None]})
+        patch = Patch(sample(image, roi, INPUT_PIXELS), roi)
+        network_input = patch.pixels[None].astype(np.float32)  # (1, 3, 192, 192)
+        network_input *= np.float32(1 / 255)  # in place: to [0, 1]
+        logit, raw = self._session.run(self._outputs, {self._input: network_input})
         score = float(1 / (1 + np.exp(-np.float64(logit.item()))))
         if score < PRESENCE_THRESHOLD:
             return None
         square = raw.reshape(POINTS, 3) / INPUT_PIXELS
         flat = roi.to_image(square[:, :2])
-        return Landmarks(np.column_stack([flat, square[:, 2] * roi.size]).astype(np.float32), score)
+        return Landmarks(np.column_stack([flat, square[:, 2] * roi.size]).astype(np.float32), score, patch)
 
 
 def detection_roi(detection: Detection) -> Roi:

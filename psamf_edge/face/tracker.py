@@ -20,17 +20,26 @@ _CROP_CONTRAST = 10.0  # standard deviation in grey levels: all faces of FER2013
 
 @dataclass(frozen=True)
 class Observation:
-    """The face in one frame. crop: (48, 48) uint8 grey, aligned. score: probability that it is a face.
+    """The face in one frame, whose size is image_size, (height, width) in pixels.
 
-    degraded: no face was found, but the image is small, square and not blank, and so is taken to be a face crop;
-    landmarks is then None and the score 0.
+    Where no landmarks are found in an image that is small, square and not blank, the image, `box` (H, W, 3), is taken
+    to be a face crop itself. Otherwise box is None.
     """
 
     time_ms: int
+    image_size: tuple[int, int]
     landmarks: Landmarks | None
-    score: float
-    crop: np.ndarray
-    degraded: bool
+    box: np.ndarray | None
+
+    @property
+    def degraded(self) -> bool:
+        """Whether no mesh was found."""
+        return self.landmarks is None
+
+    @property
+    def crop(self) -> np.ndarray:
+        """The aligned face, (48, 48) uint8 grey. Computed each time: whoever asks chooses the thread."""
+        return align_box(self.box) if self.landmarks is None else align(self.landmarks)
 
 
 class FaceTracker:
@@ -63,9 +72,9 @@ class FaceTracker:
             landmarks = self._find(image, time_ms)
         self._roi = landmarks.roi() if landmarks is not None else None
         if landmarks is not None:
-            return Observation(time_ms, landmarks, landmarks.score, align(image, landmarks), degraded=False)
+            return Observation(time_ms, image.shape[:2], landmarks, None)
         if _may_be_face_crop(image):
-            return Observation(time_ms, None, 0.0, align_box(image), degraded=True)
+            return Observation(time_ms, image.shape[:2], None, image.copy())  # the caller may reuse its own
         return None
 
     def _find(self, image: np.ndarray, time_ms: int) -> Landmarks | None:

@@ -145,7 +145,7 @@ class MediaReader:
             ) from error
         except (EOFError, BrokenPipeError) as error:
             if importlib.util.find_spec("av") is None:
-                raise MissingDependencyError("Reading media needs PyAV; install it: pip install 'av>=16'.") from error
+                raise MissingDependencyError("Reading media needs PyAV; install it: pip install 'av>=17'.") from error
             raise InputError(
                 f"{clip_name} cannot be read: the decoder died over it; convert it to mp4 and try again."
             ) from error

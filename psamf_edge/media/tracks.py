@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+from av.video.reformatter import VideoReformatter
 
 from psamf_edge.media.protocol import SAMPLE_RATE, Kind
 
@@ -97,10 +98,23 @@ def _samples(frame: Any) -> bytes:
     return bytes(memoryview(frame.planes[0])[: 4 * frame.samples])
 
 
-def to_rgb(frame: Any, aspect: float, max_side: int) -> tuple[dict[str, int], Any]:
-    """Square pixels, at most max_side, RGB: one pass of the scaler. Rows keep the scaler's stride; the reader crops."""
-    width, height = frame.width * aspect, frame.height
-    scale = min(1.0, max_side / max(width, height))
-    width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    plane = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR").planes[0]
-    return {"width": width, "height": height, "stride": plane.line_size}, plane
+class RgbScaler:
+    """Square pixels, at most max_side, RGB: one pass of FFmpeg's scaler, set up once for a clip.
+
+    `VideoFrame.reformat` would set it up for each frame, with threads: twice the work at 640 x 480.
+    """
+
+    def __init__(self, max_side: int) -> None:
+        self._max_side = max_side
+        self._reformatter = VideoReformatter()
+
+    def convert(self, frame: Any, aspect: float) -> tuple[dict[str, int], Any]:
+        """Fields and payload of a FRAME message. Rows keep the scaler's stride; the reader crops.
+
+        aspect: width of a stored pixel over its height.
+        """
+        width, height = frame.width * aspect, frame.height
+        scale = min(1.0, self._max_side / max(width, height))
+        width, height = max(1, round(width * scale)), max(1, round(height * scale))
+        rgb = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR", threads=1)
+        return {"width": width, "height": height, "stride": rgb.planes[0].line_size}, rgb.planes[0]
