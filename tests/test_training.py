@@ -5,39 +5,29 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
 
+from tiny_training import make_corpora, make_student
+
 from psamf_edge.compile.data.compose import SIDE_RATES, Composer, combine
-from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad
-from psamf_edge.compile.data.speech import SpeechSet, describe
+from psamf_edge.compile.data.speech import describe
 from psamf_edge.compile.data.text import TextSet, read_text_set
 from psamf_edge.compile.data.valence import NEGATIVE, VALENCE, side_of
-from psamf_edge.compile.model import Student, StudentConfig
-from psamf_edge.compile.model.bert import BertConfig
+from psamf_edge.compile.training.batching import LengthBatches
+from psamf_edge.compile.training.epochs import Run
 from psamf_edge.compile.training.fusion_stage import draw_subsets, set_feature_scales, train_fusion
-from psamf_edge.compile.training.loop import AveragedWeights, Log, batches_by_length, linear_schedule, score_loss
+from psamf_edge.compile.training.log import Log
+from psamf_edge.compile.training.loop import AveragedWeights, linear_schedule, score_loss
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.text_stage import train_text
 from psamf_edge.compile.training.validation import SUBSETS, sign_accuracy, validate
 from psamf_edge.compile.training.voice_stage import mix, sampling_weights, train_voice
 from psamf_edge.errors import UsageError
-from psamf_edge.face.features import VISION_FEATURES
 from psamf_edge.words.wordpiece import WordPiece
-
-EMOTIONS = np.array([*NEGATIVE, "happy", "neutral"])
 
 
 @pytest.fixture
 def corpora():
-    """Small corpora whose labels can be read off the features: token 5 is good, 6 is bad; feature 0 is the valence."""
-    rng = np.random.default_rng(0)
-    signs = rng.choice([-1, 1], 96)
-    text = TextSet("mosi", [np.array([2, 5 if s > 0 else 6, 3]) for s in signs], 2.0 * signs.astype(np.float32))
-    emotions = rng.choice(EMOTIONS, 60)
-    valence = np.array([VALENCE[e] for e in emotions], np.float32)
-    voices = [np.tile(np.r_[v, rng.normal(size=62)], (80, 1)).astype(np.float32) for v in valence]
-    speech = SpeechSet(voices, emotions, np.full(60, "ravdess"), np.zeros(60, bool))
-    pictures = np.column_stack([valence, rng.normal(size=(60, len(VISION_FEATURES) - 1))]).astype(np.float32)
-    return text, speech, FaceSet(pictures, emotions, np.ones(60, bool))
+    return make_corpora()
 
 
 def test_labels_combine_as_documented():
@@ -111,7 +101,7 @@ def test_mixup_blends_samples_and_targets_alike():
 
 def test_batches_hold_each_row_once_and_pad_little():
     lengths = np.random.default_rng(0).integers(3, 90, 1003)
-    batches = list(batches_by_length(lengths, 32, np.random.default_rng(1)))
+    batches = list(LengthBatches(lengths, 32, np.random.default_rng(1)))
     rows = np.concatenate(batches)
     assert len(set(rows)) == len(rows) == 992
     padding = sum(lengths[b].max() * len(b) for b in batches) / lengths[rows].sum()
@@ -164,21 +154,19 @@ def test_csv_errors_name_the_line(tmp_path):
 def test_all_stages_learn_each_modality(corpora, tmp_path):
     """A miniature of the whole training: after it, words, voice and face each give the right sign alone."""
     text, speech, faces = corpora
-    torch.manual_seed(0)
-    bert = BertConfig(vocabulary=10, width=32, heads=4, feed_forward=64, blocks=2, positions=8)
-    student = Student(StudentConfig(63, len(VISION_FEATURES), bert, dropout=0.0))
+    student = make_student(dropout=0.0)
     settings = TrainSettings(
         batch=16, text_epochs=12, fusion_epochs=24, mosi_repeats=1, trunk_lr=2e-3, new_lr=2e-3, fusion_lr=3e-3,
         average_decay=0.9, voice_steps=100,
     )  # fmt: skip
-    log = Log(tmp_path / "log.csv", lambda line: None)
+    run = Run(Log(tmp_path / "log.csv", lambda line: None))
     before = [p.clone() for p in student.trunk.parameters()]
-    assert train_text(student, [text], [text], settings, log)["mosi"]["acc2_non0"] == 1.0
+    assert train_text(student, [text], [text], settings, run)["mosi"]["acc2_non0"] == 1.0
     assert not torch.equal(before[0], next(student.trunk.parameters()))
     trunk = [p.clone() for p in student.trunk.parameters()]
     set_feature_scales(student, speech, faces)
-    train_voice(student.audio, speech, settings, log)
-    train_fusion(student, text, speech, faces, settings, log)
+    train_voice(student.audio, speech, settings, run)
+    train_fusion(student, text, speech, faces, settings, run)
     assert all(torch.equal(a, b) for a, b in zip(trunk, student.trunk.parameters(), strict=True)), "the trunk is frozen"
     metrics = validate(student, [text], speech, faces, settings)
     assert metrics["text mosi"]["acc2_non0"] == 1.0

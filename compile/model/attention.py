@@ -74,24 +74,36 @@ class FoldedAttention(nn.Module):
         return self.out(context), weights.transpose(1, 2)
 
 
-class CrossModalBlock(nn.Module):
-    """PSA-MF's cross-modal attention as its figure draws it: one text query over the steps of a voice or a face.
+class CrossModalAttention(nn.Module):
+    """One text query over the steps of a voice or a face, and nothing after it: PSA-MF's release.
 
-    attention, add and norm with the query, feed-forward, add and norm. A query with no step to look at gets no context,
-    so the block then returns a function of the query alone.
+    A query with no step to look at gets a context of zeros.
+    """
+
+    def __init__(self, width: int = 64, heads: int = 2) -> None:
+        super().__init__()
+        self.attention = FoldedAttention(width, heads)
+
+    def forward(self, query: Tensor, memory: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """query (B, S, d), memory (B, T, d), valid (B, S, T) of 0 and 1 -> ((B, S, d), weights (B, S, h, T))."""
+        context, weights = self.attention(query, memory, (1.0 - valid) * MASKED)
+        return context * valid.amax(dim=2, keepdim=True), weights  # nothing valid: no context
+
+
+class CrossModalBlock(CrossModalAttention):
+    """PSA-MF's cross-modal attention as its figure draws it: attention, add and norm with the query, feed-forward, add
+    and norm. With no step to look at it is a function of the query alone.
     """
 
     def __init__(self, width: int = 64, heads: int = 2, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.attention = FoldedAttention(width, heads)
+        super().__init__(width, heads)
         self.norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.feed_forward_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, query: Tensor, memory: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """query (B, S, d), memory (B, T, d), valid (B, S, T) of 0 and 1 -> ((B, S, d), weights (B, S, h, T))."""
-        context, weights = self.attention(query, memory, (1.0 - valid) * MASKED)
-        context = context * valid.amax(dim=2, keepdim=True)  # nothing valid: no context
+        """As CrossModalAttention."""
+        context, weights = super().forward(query, memory, valid)
         x = self.norm(query + self.dropout(context))  # (B, S, d)
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x))), weights

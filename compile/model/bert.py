@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from psamf_edge.compile.model.attention import MASKED, FoldedAttention
+from psamf_edge.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class Block(nn.Module):
         return self.output_norm(x + self.dropout(self.down(nn.functional.gelu(self.up(x)))))
 
 
+def attention_bias(mask: Tensor) -> Tensor:
+    """Mask (B, L) of 0 and 1 -> what `Block` adds to its scores (B, 1, 1, L)."""
+    return ((1.0 - mask) * MASKED)[:, None, None, :]
+
+
 class Trunk(nn.Module):
     """Embeddings and the first N blocks: token ids to hidden states."""
 
@@ -91,7 +97,7 @@ class Trunk(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids (B, L) int64, mask (B, L) of 0 and 1 -> hidden states after the last block (B, L, H)."""
-        bias = ((1.0 - mask) * MASKED)[:, None, None, :]  # (B, 1, 1, L)
+        bias = attention_bias(mask)
         x = self.dropout(self.embeddings(ids))  # (B, L, H)
         for block in self.blocks:
             x = block(x, bias)
@@ -110,15 +116,57 @@ _RENAMED = {
 }
 
 
+CHECKPOINT = ("config.json", "model.safetensors")
+
+
+def find_bert(name: str | Path) -> Path:
+    """A checkpoint directory: `name` itself where it is one, else the Hugging Face hub's copy, fetched once.
+
+    Raises:
+        UsageError: neither a directory nor a repository that the hub gives out.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    import huggingface_hub  # comes with transformers; only who names a hub repository needs a network
+
+    try:
+        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=[*CHECKPOINT, "vocab.txt"]))
+    except (OSError, ValueError) as error:  # the hub's own errors are of these two kinds
+        raise UsageError(
+            f"The text encoder {str(name)!r} is no directory here and could not be had from the Hugging Face hub "
+            f"({str(error).partition(chr(10))[0]}); give a directory with config.json, model.safetensors and vocab.txt."
+        ) from error
+
+
+def _check_bert(directory: Path) -> dict:
+    """The config of a checkpoint that `Block` can compute: absolute positions, exact GELU, norm after each residual."""
+    absent = [name for name in CHECKPOINT if not (directory / name).is_file()]
+    if absent:
+        raise UsageError(f"{directory} lacks {' and '.join(absent)}; a Hugging Face BERT checkpoint has both.")
+    # recent transformers leave the kind of positions out: BERT knows only one there
+    raw = {"position_embedding_type": "absolute", **json.loads((directory / "config.json").read_text())}
+    wanted = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+    for name, value in wanted.items():
+        if raw.get(name) != value:
+            raise UsageError(
+                f"{directory} has {name} {raw.get(name)!r}; the text encoder must be a plain BERT ({name} {value!r}), "
+                "such as bert-base-uncased or all-MiniLM-L6-v2."
+            )
+    return raw
+
+
 def load_bert(directory: Path) -> tuple[BertConfig, dict[str, Tensor], list[dict[str, Tensor]]]:
     """Read a Hugging Face BERT checkpoint.
 
     Returns:
         The sizes, the state of `Embeddings`, and the state of each `Block` in order.
+
+    Raises:
+        UsageError: a file is missing, or the encoder is not a plain BERT (RoBERTa, DistilBERT, ALBERT and others).
     """
     from safetensors.torch import load_file
 
-    raw = json.loads((directory / "config.json").read_text())
+    raw = _check_bert(directory)
     config = BertConfig(
         vocabulary=raw["vocab_size"],
         width=raw["hidden_size"],
@@ -128,7 +176,11 @@ def load_bert(directory: Path) -> tuple[BertConfig, dict[str, Tensor], list[dict
         positions=raw["max_position_embeddings"],
         norm_eps=raw["layer_norm_eps"],
     )
-    state = {name.removeprefix("bert."): value for name, value in load_file(directory / "model.safetensors").items()}
+    state = {
+        # bert-base-uncased still has TensorFlow's names for the scale and shift of a norm
+        name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias"): value
+        for name, value in load_file(directory / "model.safetensors").items()
+    }
     segment = state["embeddings.token_type_embeddings.weight"][0]  # (H,): we only ever have one segment
     embeddings = {
         "token.weight": state["embeddings.word_embeddings.weight"],

@@ -30,7 +30,28 @@ class StatisticsPooling(nn.Module):
         return self.project(torch.cat([mean, (variance + 1e-4).sqrt()], dim=1))
 
 
-class SequenceEncoder(nn.Module):
+class StandardisingEncoder(nn.Module):
+    """What takes raw features: mean and 1 / standard deviation of each over the training data are part of the weights.
+
+    Args:
+        features: F.
+        limit: the most standard deviations that a feature counts for; None sets no limit.
+    """
+
+    def __init__(self, features: int, limit: float | None = 6.0) -> None:
+        super().__init__()
+        self.limit = limit
+        self.register_buffer("feature_mean", torch.zeros(features))
+        self.register_buffer("feature_scale", torch.ones(features))
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """(B, T, F) raw to (B, T, F) in standard deviations from the mean."""
+        x = (x - self.feature_mean) * self.feature_scale
+        # clamp: one broken frame must not push the whole clip out of the range seen in training
+        return x if self.limit is None else x.clamp(-self.limit, self.limit)
+
+
+class SequenceEncoder(StandardisingEncoder):
     """Feature steps (B, T, F) to hidden steps (B, T', d) and one summary (B, d).
 
     Args:
@@ -38,17 +59,12 @@ class SequenceEncoder(nn.Module):
         width: d.
         strides: the stride of each convolution; T' is T divided by their product, rounded up.
         dropout: rate, in training only.
-
-    The mean and standard deviation of each feature over the training data are part of the weights, so that the runtime
-    hands over raw features.
     """
 
     KERNEL = 5  # odd, so that padding by KERNEL // 2 keeps step t of the output over step t * stride of the input
 
     def __init__(self, features: int, width: int, strides: tuple[int, ...], dropout: float) -> None:
-        super().__init__()
-        self.register_buffer("feature_mean", torch.zeros(features))
-        self.register_buffer("feature_scale", torch.ones(features))
+        super().__init__(features)
         self.strides = strides
         sizes = [features, *[width] * len(strides)]
         self.convolutions = nn.ModuleList(
@@ -61,8 +77,7 @@ class SequenceEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, F), mask (B, T) of 0 and 1 -> hidden steps (B, T', d), their mask (B, T'), summary (B, d)."""
-        # clamp: one broken frame must not push the whole clip out of the range seen in training
-        x = ((x - self.feature_mean) * self.feature_scale).clamp(-6.0, 6.0)
+        x = self.standardise(x)
         for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
             x = x * mask.unsqueeze(2)  # padding enters the convolution as zeros, whatever it held
             x = convolution(x.transpose(1, 2)).transpose(1, 2)  # (B, T / stride, d)

@@ -84,29 +84,38 @@ class PreFusion(nn.Module):
 
 
 class EnhancedFusion(nn.Module):
-    """Serial path (project, concatenate, LayerNorm, Linear) beside a parallel convolution over the stacked streams."""
+    """Serial path (project, concatenate, LayerNorm, Linear) beside a parallel convolution over the stacked streams.
 
-    def __init__(self, width: int, dropout: float) -> None:
+    Args:
+        width: d, of each stream.
+        dropout: rate, in training only.
+        outputs: n, numbers that the head gives.
+        serial: the widths that text, face and voice are projected to on the serial path; None leaves a stream as it is.
+    """
+
+    def __init__(
+        self, width: int, dropout: float, outputs: int, serial: tuple[int | None, int | None, int | None]
+    ) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
-        self.norm = nn.LayerNorm(3 * width)
-        self.serial = nn.Linear(3 * width, 128)
+        self.projections = nn.ModuleList(nn.Linear(width, to) if to else nn.Identity() for to in serial)
+        joined = sum(to or width for to in serial)
+        self.norm = nn.LayerNorm(joined)
+        self.serial = nn.Linear(joined, 128)
         self.parallel = nn.Conv1d(3, 1, kernel_size=3)  # no padding: width - 2 values, 62 of 64
         self.head = nn.Sequential(
             nn.Linear(128 + width - 2, 128), nn.Tanh(), nn.Dropout(dropout), nn.Linear(128, 128), nn.Tanh()
         )
-        self.output = nn.Linear(128, 2)  # score and log-scale
+        self.output = nn.Linear(128, outputs)
 
-    def forward(self, text: Tensor, face: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Three streams (B, S, d) -> score (B, S), log-scale (B, S)."""
+    def forward(self, text: Tensor, face: Tensor, audio: Tensor) -> Tensor:
+        """Three streams (B, S, d) -> (B, S, n)."""
         B, S, d = text.shape
         streams = (text, face, audio)
         serial = torch.cat([project(x) for project, x in zip(self.projections, streams, strict=True)], dim=2)
         serial = self.serial(self.norm(serial))  # (B, S, 128)
         stacked = torch.stack([face, audio, text], dim=2).view(B * S, 3, d)
         parallel = self.parallel(stacked).view(B, S, d - 2)
-        y = self.output(self.head(torch.cat([serial, parallel], dim=2)))  # (B, S, 2)
-        return y[..., 0], y[..., 1]
+        return self.output(self.head(torch.cat([serial, parallel], dim=2)))  # (B, S, n)
 
 
 class Fusion(nn.Module):
@@ -118,7 +127,7 @@ class Fusion(nn.Module):
         self.reduce = nn.Linear(config.width, width)  # t = W_r z: the one query of a clip
         self.cross_audio = CrossModalBlock(width, heads, dropout)
         self.cross_face = CrossModalBlock(width, heads, dropout)
-        self.enhanced = EnhancedFusion(width, dropout)
+        self.enhanced = EnhancedFusion(width, dropout, outputs=2, serial=(width, width, width))
 
     def forward(self, hidden: Tensor, mask: Tensor, audio: Stream, face: Stream, present: Tensor) -> FusionOutput:
         """hidden (B, L, H), mask (B, L), two streams, present (B, S, 3) of 0 and 1."""
@@ -126,5 +135,5 @@ class Fusion(nn.Module):
         t = self.reduce(z)  # (B, S, d)
         heard, audio_weights = self.cross_audio(t, audio.steps, audio.mask.unsqueeze(1) * present[:, :, 1:2])
         seen, face_weights = self.cross_face(t, face.steps, face.mask.unsqueeze(1) * present[:, :, 2:3])
-        score, log_scale = self.enhanced(t, seen, heard)
-        return FusionOutput(score, log_scale, personality, audio_weights, face_weights)
+        y = self.enhanced(t, seen, heard)  # (B, S, 2): score and log-scale
+        return FusionOutput(y[..., 0], y[..., 1], personality, audio_weights, face_weights)

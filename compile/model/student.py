@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from psamf_edge.compile.model.bert import BertConfig, Trunk, load_bert
 from psamf_edge.compile.model.encoders import SequenceEncoder
 from psamf_edge.compile.model.fusion import Fusion, FusionOutput, Stream
+from psamf_edge.compile.model.storage import read_weights, save_weights
 from psamf_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from psamf_edge.compile.model.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,19 @@ class StudentConfig:
         return cls(**{**raw, **tuples, "bert": BertConfig(**raw["bert"])})
 
 
+def kept_blocks(have: int, want: int) -> list[int]:
+    """Which of `have` pre-trained blocks a smaller encoder begins with: evenly spaced, with the first and the last.
+
+    The idea is DistilBERT's (Sanh et al. 2019, arXiv 1910.01108), which takes every other block.
+
+    Raises:
+        UsageError: fewer than two are wanted, or more than there are.
+    """
+    if not 2 <= want <= have:
+        raise UsageError(f"The student cannot have {want} text blocks; this encoder allows 2 to {have}.")
+    return [round(i * (have - 1) / (want - 1)) for i in range(want)]
+
+
 class Student(nn.Module):
     """PSA-MF with one text encoder: blocks 1..N are the trunk, the last block is the pre-fusion (N = blocks - 1)."""
 
@@ -47,14 +64,54 @@ class Student(nn.Module):
         self.fusion = Fusion(config.bert, config.width, config.heads, config.dropout)
 
     @classmethod
-    def from_bert(cls, directory: Path, audio_features: int, face_features: int, **settings) -> Student:
-        """A student whose text blocks carry pre-trained weights, the last one (pre-fusion) included."""
+    def from_bert(
+        cls, directory: Path, audio_features: int, face_features: int, text_blocks: int | None = None, **settings
+    ) -> Student:
+        """A student whose text blocks carry pre-trained weights, the last one (pre-fusion) included.
+
+        Args:
+            directory: a Hugging Face checkpoint of a plain BERT.
+            text_blocks: how many of its blocks the student keeps, see `kept_blocks`; None for all.
+
+        Raises:
+            UsageError: the checkpoint is no BERT, or has fewer blocks.
+        """
         bert, embeddings, blocks = load_bert(directory)
-        student = cls(StudentConfig(audio_features, face_features, bert, **settings))
+        return cls._from_blocks(bert, embeddings, blocks, audio_features, face_features, text_blocks, settings)
+
+    @classmethod
+    def from_teacher(
+        cls, teacher: Teacher, audio_features: int, face_features: int, text_blocks: int | None = None, **settings
+    ) -> Student:
+        """A student that begins with a trained teacher's text blocks, and with the layer that reduces their CLS.
+
+        Args and errors as for `from_bert`.
+        """
+        settings = {"width": teacher.config.width, "heads": teacher.config.heads, **settings}
+        blocks = [block.state_dict() for block in teacher.text.blocks]
+        embeddings = teacher.text.embeddings.state_dict()
+        student = cls._from_blocks(
+            teacher.config.bert, embeddings, blocks, audio_features, face_features, text_blocks, settings
+        )
+        student.fusion.reduce.load_state_dict(teacher.reduce.state_dict())
+        return student
+
+    @classmethod
+    def _from_blocks(
+        cls,
+        bert: BertConfig,
+        embeddings: dict[str, Tensor],
+        blocks: list[dict[str, Tensor]],
+        audio_features: int,
+        face_features: int,
+        text_blocks: int | None,
+        settings: dict,
+    ) -> Student:
+        kept = kept_blocks(bert.blocks, text_blocks or bert.blocks)
+        student = cls(StudentConfig(audio_features, face_features, replace(bert, blocks=len(kept)), **settings))
         student.trunk.embeddings.load_state_dict(embeddings)
-        for block, state in zip(student.trunk.blocks, blocks, strict=False):
-            block.load_state_dict(state)
-        student.fusion.pre_fusion.block.load_state_dict(blocks[-1])
+        for block, index in zip([*student.trunk.blocks, student.fusion.pre_fusion.block], kept, strict=True):
+            block.load_state_dict(blocks[index])
         return student
 
     def forward(
@@ -86,12 +143,7 @@ class Student(nn.Module):
 
 def save_student(student: Student, directory: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write student.safetensors and student.json. Half precision by default: it halves the file, not the score."""
-    from safetensors.torch import save_file
-
-    directory.mkdir(parents=True, exist_ok=True)
-    state = {name: value.to(dtype).contiguous() for name, value in student.state_dict().items()}
-    save_file(state, directory / "student.safetensors")
-    (directory / "student.json").write_text(json.dumps(asdict(student.config), indent=2) + "\n")
+    save_weights(student, directory, "student", dtype)
 
 
 def load_student(directory: Path) -> Student:
@@ -100,11 +152,7 @@ def load_student(directory: Path) -> Student:
     Raises:
         UsageError: the directory holds no student.
     """
-    from safetensors.torch import load_file
-
-    if not (directory / "student.safetensors").is_file() or not (directory / "student.json").is_file():
-        raise UsageError(f"{directory} holds no student weights: it needs student.safetensors and student.json.")
-    student = Student(StudentConfig.from_dict(json.loads((directory / "student.json").read_text())))
-    state = {name: value.float() for name, value in load_file(directory / "student.safetensors").items()}
+    config, state = read_weights(directory, "student")
+    student = Student(StudentConfig.from_dict(config))
     student.load_state_dict(state)
     return student.eval()

@@ -6,6 +6,8 @@ on one core. Each sentence is scored for several subsets of modalities in one pa
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,11 @@ from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.fusion import FusionOutput, Stream
-from psamf_edge.compile.training.loop import Log, RunningMean, Trainer, batches_by_length, count_batches, score_loss
+from psamf_edge.compile.training.batching import LengthBatches
+from psamf_edge.compile.training.device import Compute, device_of, to_tensors
+from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
+from psamf_edge.compile.training.loop import Trainer
+from psamf_edge.compile.training.objective import Objective, Scored, score_objective
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.face.features import VISION_FEATURES
 
@@ -44,17 +50,16 @@ def hidden_states(student: Student, text: TextSet, batch: int = 64) -> list[np.n
     hidden: list[np.ndarray] = [np.empty(0)] * len(text)
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
-        ids, mask = map(torch.from_numpy, pad([text.ids[i] for i in rows], np.int64))
-        states = student.trunk(ids, mask).half().numpy()  # (B, L, H)
+        ids, mask = to_tensors(pad([text.ids[i] for i in rows], np.int64), device_of(student))
+        states = student.trunk(ids, mask).half().cpu().numpy()  # (B, L, H)
         for row, state in zip(rows, states, strict=True):
             hidden[row] = state[: len(text.ids[row])]
     return hidden
 
 
-def score_batch(student: Student, batch: Batch, hidden: list[np.ndarray]) -> FusionOutput:
-    """Score a composed batch whose trunk outputs are known."""
-    states, mask = map(torch.from_numpy, pad(hidden, np.float32))
-    _, _, audio, audio_mask, face, face_mask, present = map(torch.from_numpy, batch.arrays())
+def score_batch(student: Student, batch: Batch, states: Tensor, mask: Tensor) -> FusionOutput:
+    """Score a composed batch whose trunk outputs (B, L, H) and their mask (B, L) are known."""
+    audio, audio_mask, face, face_mask, present = to_tensors(batch.arrays()[2:], states.device)
     voice, sight = Stream(*student.audio(audio, audio_mask)), Stream(*student.face(face, face_mask))
     return student.fusion(states, mask, voice, sight, present)
 
@@ -82,41 +87,46 @@ def trainable(student: Student) -> list[torch.nn.Parameter]:
     return [p for p in student.parameters() if p.requires_grad]
 
 
+SUBSET_NAMES = ("text", "audio", "face", "all", "mixed")
+
+
 def train_fusion(
     student: Student,
     text: TextSet,
     speech: SpeechSet,
     faces: FaceSet,
     settings: TrainSettings,
-    log: Log,
+    run: Run,
+    objective: Objective = score_objective,
+    validation: Validation | None = None,
 ) -> None:
     """Train in place, with the feature scales set; `speech` and `faces` hold training samples only."""
-    rng = np.random.default_rng(settings.seed + 1)
+    compute, rng = run.compute, np.random.default_rng(settings.seed + 1)
     composer = Composer(text, speech, faces, rng, augment=True)
+    student.to(compute.device)
     hidden = hidden_states(student, text)
-    lengths = np.array([len(h) for h in hidden])
-    steps = settings.fusion_epochs * count_batches(lengths, settings.batch)
-    trainer = Trainer(student, [{"params": trainable(student), "lr": settings.fusion_lr}], steps, settings)
+    batches = LengthBatches(np.array([len(h) for h in hidden]), settings.batch, rng)
+    groups = [{"params": trainable(student), "lr": settings.fusion_lr}]
     student.train()
     for frozen in (student.fusion.pre_fusion.block, student.audio):
         frozen.eval()  # its dropout would only add noise that the rest must fit
-    step, running = 0, RunningMean()
-    for _ in range(settings.fusion_epochs):
-        for rows in batches_by_length(lengths, settings.batch, rng):
-            batch = composer.batch(rows, draw_subsets(len(rows), rng))
-            with torch.autocast("cpu", torch.bfloat16):  # 0.6 of float32's time, as in stage 1
-                output = score_batch(student, batch, [hidden[i].astype(np.float32) for i in rows])
-            score, log_scale = output.score.float(), output.log_scale.float()
-            trainer.step(score_loss(score, log_scale, torch.from_numpy(batch.labels), settings.scale_weight))
-            step += 1
-            running.update(subset_errors(score, batch))
-            if step % 100 == 0:
-                names = ("text", "audio", "face", "all", "mixed")
-                log.write("fusion", step, {"of": steps, **dict(zip(names, running.value.tolist(), strict=True))})
-    trainer.finish()
+    trainer = Trainer(student, groups, settings.fusion_epochs * len(batches), settings, compute)
+
+    def loss_of(rows: np.ndarray) -> Loss:
+        batch = share(composer.batch(rows, draw_subsets(len(rows), rng)), compute)
+        rows = rows[compute.part()]
+        states, mask = to_tensors(pad([hidden[i].astype(np.float32) for i in rows], np.float32), compute.device)
+        (labels,) = to_tensors([batch.labels], compute.device)  # (B, S)
+        with compute.autocast(settings.bfloat16):
+            output = score_batch(student, batch, states, mask)
+        loss, terms = objective(Scored(output, states, mask, rows, labels, batch), settings)
+        errors = (output.score.detach().float() - labels).abs().mean(dim=0)  # (S,)
+        return loss, {**dict(zip(SUBSET_NAMES, errors, strict=True)), **terms}
+
+    run_epochs(trainer, batches, loss_of, run, "fusion", {"composition": rng}, validation)
 
 
-@torch.no_grad()
-def subset_errors(score: Tensor, batch: Batch) -> np.ndarray:
-    """Mean absolute error of each subset column, (S,)."""
-    return np.abs(score.numpy() - batch.labels).mean(axis=0)
+def share(batch: Batch, compute: Compute) -> Batch:
+    """This process's samples of a batch that all have composed alike."""
+    part = compute.part()
+    return Batch(*(getattr(batch, item.name)[part] for item in fields(batch)))

@@ -1,33 +1,16 @@
-"""What both stages share: batching by length, the schedule, the averaged weights, the loss, the log."""
+"""One optimiser, one schedule, one average: what makes a step of any training here, and the loss of a score."""
 
 from __future__ import annotations
 
-import csv
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psamf_edge.compile.training.settings import TrainSettings
-
-
-def batches_by_length(lengths: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Random batches of row numbers, each of similar lengths so that little is padding. The last, short one is left
-    out.
-
-    Rows are shuffled, sorted within pools of fifty batches, and the batches of each pool shuffled again.
-    """
-    order = rng.permutation(len(lengths))
-    pool = 50 * size
-    for start in range(0, len(order), pool):
-        rows = order[start : start + pool]
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
-        batches = [rows[i : i + size] for i in range(0, len(rows) - size + 1, size)]
-        rng.shuffle(batches)
-        yield from batches
+from psamf_edge.compile.training.device import Compute
+from psamf_edge.compile.training.settings import LoopSettings
+from psamf_edge.compile.training.state import State
 
 
 def linear_schedule(steps: int, warmup: float) -> Callable[[int], float]:
@@ -67,50 +50,23 @@ def score_loss(score: Tensor, log_scale: Tensor, labels: Tensor, scale_weight: f
     return error.mean() + scale_weight * likelihood.mean()
 
 
-def count_batches(lengths: np.ndarray, size: int) -> int:
-    """How many batches `batches_by_length` gives: the same for every shuffle."""
-    return sum(1 for _ in batches_by_length(lengths, size, np.random.default_rng(0)))
-
-
-class RunningMean:
-    """A mean that forgets, for the log: of numbers or of arrays of one shape. The first value counts in full."""
-
-    KEEP = 0.98  # fifty steps of memory
-
-    def __init__(self) -> None:
-        self.value: float | np.ndarray | None = None
-
-    def update(self, value: float | np.ndarray) -> None:
-        self.value = value if self.value is None else self.KEEP * self.value + (1.0 - self.KEEP) * value
-
-
-class Log:
-    """A CSV of (stage, step, name, value), flushed at each line, and the same on stderr through `echo`."""
-
-    def __init__(self, path: Path, echo: Callable[[str], None]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("a", newline="")
-        self.writer, self.echo, self.start = csv.writer(self.file), echo, time.monotonic()
-
-    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.writerow([stage, step, name, f"{value:.5f}"])
-        self.file.flush()
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self.echo(f"{stage} {step:6d}  {time.monotonic() - self.start:6.0f} s  {shown}")
-
-
 class Trainer:
-    """One optimiser, one schedule, one average: `step` per batch, `finish` at the end.
+    """`step` per batch, `finish` at the end. `run_epochs` calls both.
 
     Args:
-        model: the whole student; only parameters with requires_grad train.
+        model: only parameters with requires_grad train; it must be on its device already.
         groups: optimiser groups, each {"params", "lr"}.
-        steps: how many calls of `step` there will be.
+        steps: how many calls of `step` there will be at most.
+        compute: the processes that gradients are averaged over.
     """
 
-    def __init__(self, model: nn.Module, groups: list[dict], steps: int, settings: TrainSettings) -> None:
-        self.model, self.settings = model, settings
+    def __init__(
+        self, model: nn.Module, groups: list[dict], steps: int, settings: LoopSettings, compute: Compute | None = None
+    ) -> None:
+        self.model, self.steps, self.settings, self.compute = model, steps, settings, compute or Compute()
+        self.done = 0
+        self.compute.check_batch(settings.batch)
+        self.compute.start_alike(model)
         self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         factor = linear_schedule(steps, settings.warmup)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
@@ -120,12 +76,71 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.compute.average_gradients(trained)
         nn.utils.clip_grad_norm_(trained, self.settings.gradient_clip)
         self.optimizer.step()
         self.scheduler.step()
         self.average.update(self.model)
+        self.done += 1
 
     def finish(self) -> None:
         """Put the averaged weights into the model, in evaluation mode."""
         self.average.copy_to(self.model)
         self.model.eval()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model as it would be if training ended now; afterwards it is again as it was, to the bit."""
+        own = {n: p.detach().clone() for n, p in self._trained()}
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.finish()
+        try:
+            yield
+        finally:
+            self.put(own)
+            for module, training in modes:
+                module.training = training
+
+    def weights(self) -> dict[str, Tensor]:
+        """What training changes in the model: parameters that train, and buffers. Not copies."""
+        return {**{n: p.detach() for n, p in self._trained()}, **dict(self.model.named_buffers())}
+
+    def state(self) -> State:
+        """Everything that the next step depends on but chance."""
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"model.{name}": tensor for name, tensor in self.weights().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.values.items()}
+        tensors |= {f"optimizer.{i}.{key}": t for i, one in optimizer["state"].items() for key, t in one.items()}
+        values = {
+            "done": self.done,
+            "updates": self.average.updates,
+            "groups": optimizer["param_groups"],
+            "scheduler": self.scheduler.state_dict(),
+        }
+        return State(tensors, values)
+
+    def restore(self, state: State) -> None:
+        """Go on from `state`, of a trainer made alike."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                index, _, key = rest.partition(".")
+                moments.setdefault(int(index), {})[key] = tensor
+            elif kind == "average":
+                self.average.values[rest].copy_(tensor)
+        self.put({n.removeprefix("model."): t for n, t in state.tensors.items() if n.startswith("model.")})
+        groups = [{**group, "betas": tuple(group["betas"])} for group in state.values["groups"]]  # JSON has no tuples
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.scheduler.load_state_dict(state.values["scheduler"])
+        self.done, self.average.updates = state.values["done"], state.values["updates"]
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+
+    @torch.no_grad()
+    def put(self, weights: dict[str, Tensor]) -> None:
+        """The opposite of `weights`; names left out stay as they are."""
+        own = self.weights()
+        for name, value in weights.items():
+            own[name].copy_(value)

@@ -2,34 +2,108 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from psamf_edge.errors import UsageError
+
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string"}
+
+
+def within(default: float, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A dataclass field with a range, both ends allowed."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def one_of(default: str, *choices: str) -> Any:
+    """A dataclass field that is one of a few words."""
+    return field(default=default, metadata={"choices": choices})
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """Settings of the three stages. The defaults made the shipped weights."""
+class LoopSettings:
+    """What every training has, whatever it trains: `run_epochs` and `Trainer` read these.
 
-    seed: int = 0
-    max_tokens: int = 96  # 99.7 % of MOSI and MOSEI sentences are shorter; the cost of attention grows with the square
-    batch: int = 32
-    weight_decay: float = 0.01
-    gradient_clip: float = 1.0  # as published
-    warmup: float = 0.06  # share of the steps
-    average_decay: float = 0.998  # of the exponential moving average of the weights, which is what is kept
-    scale_weight: float = 0.1  # of the loss that fits the error scale behind the confidence
+    A training adds its own by inheritance, each field an int, float, bool or str with a default.
+
+    Raises:
+        UsageError: a value is of another type than its field, or out of the field's range.
+    """
+
+    seed: int = within(0, 0, 2**32 - 1)
+    batch: int = within(32, 1)
+    weight_decay: float = within(0.01, 0.0)
+    gradient_clip: float = within(1.0, 0.0)  # as published
+    warmup: float = within(0.06, 0.0, 1.0)  # share of the steps
+    average_decay: float = within(0.998, 0.0, 1.0)  # of the moving average of the weights, which is what is kept
+    bfloat16: bool = True  # where a stage runs under autocast
+    patience: int = within(0, 0)  # evaluations without a new best before training stops; 0: the last weights are kept
+    validate_every: int = within(0, 0)  # steps; 0: each epoch, if there is patience to select by it
+    checkpoint_every: int = within(500, 0)  # steps; 0: each epoch only
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if type_name(item) == "float" and type(value) is int:
+                object.__setattr__(self, item.name, float(value))
+            elif type(value).__name__ != type_name(item) or not _allowed(item.metadata, value):
+                raise UsageError(f"The setting {item.name} is {describe(item)}, not {value!r}.")
+
+
+def type_name(item: Any) -> str:
+    """int, float, bool or str; a module that does not postpone its annotations gives classes instead."""
+    return item.type if isinstance(item.type, str) else item.type.__name__
+
+
+def _allowed(limits: Any, value: Any) -> bool:
+    if "choices" in limits:
+        return value in limits["choices"]
+    return "low" not in limits or limits["low"] <= value <= limits["high"]  # also false for NaN
+
+
+def describe(item: Any) -> str:
+    """What a field may hold, as the end of a sentence."""
+    if "choices" in item.metadata:
+        return "one of " + ", ".join(item.metadata["choices"])
+    low, high = item.metadata.get("low", -math.inf), item.metadata.get("high", math.inf)
+    lower, upper = (f" from {low:g}" if math.isfinite(low) else ""), (f" to {high:g}" if math.isfinite(high) else "")
+    return KINDS[type_name(item)] + lower + upper
+
+
+@dataclass(frozen=True)
+class CorpusSettings(LoopSettings):
+    """Which sentences a training reads, and how much of each."""
+
+    corpora: str = one_of("both", "both", "mosi", "mosei")
+    # 99.7 % of MOSI and MOSEI sentences are shorter than this; the cost of attention grows with the square
+    max_tokens: int = within(96, 3, 512)
+    mosi_repeats: int = within(3, 1)  # MOSI is thirteen times smaller than MOSEI, and written differently
+
+    @property
+    def corpus_names(self) -> tuple[str, ...]:
+        return ("mosi", "mosei") if self.corpora == "both" else (self.corpora,)
+
+
+@dataclass(frozen=True)
+class TrainSettings(CorpusSettings):
+    """Settings of the student's three stages. The defaults made the shipped weights."""
+
+    text_blocks: int = within(0, 0)  # of those the student begins with, evenly spaced; 0: all
+    scale_weight: float = within(0.1, 0.0)  # of the loss that fits the error scale behind the confidence
 
     # stage 1: trunk and last block on text alone
-    text_epochs: int = 3
-    mosi_repeats: int = 3  # MOSI is thirteen times smaller than MOSEI, and written differently
-    trunk_lr: float = 5e-5
-    new_lr: float = 5e-4
+    text_epochs: int = within(3, 1)
+    trunk_lr: float = within(5e-5, 0.0)
+    new_lr: float = within(5e-4, 0.0)
 
     # stage 2: the voice encoder on acted speech
-    voice_steps: int = 1500
-    voice_lr: float = 2e-3
-    voice_dropout: float = 0.1  # before the heads
-    voice_mixup: float = 1.0  # alpha: any share alike; without it the encoder learns its sixteen actors by heart
+    voice_steps: int = within(1500, 1)
+    voice_lr: float = within(2e-3, 0.0)
+    voice_dropout: float = within(0.1, 0.0, 1.0)  # before the heads
+    # alpha of mixup, 1: any share alike; without it the encoder learns its sixteen actors by heart
+    voice_mixup: float = within(1.0, 0.01)
 
     # stage 3: the rest, on composed samples
-    fusion_epochs: int = 5
-    fusion_lr: float = 7e-4
+    fusion_epochs: int = within(5, 1)
+    fusion_lr: float = within(7e-4, 0.0)

@@ -10,23 +10,31 @@ from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.fusion import FusionOutput, Stream
-from psamf_edge.compile.training.loop import Log, RunningMean, Trainer, batches_by_length, count_batches, score_loss
-from psamf_edge.compile.training.settings import TrainSettings
+from psamf_edge.compile.training.batching import LengthBatches
+from psamf_edge.compile.training.device import device_of, to_tensors
+from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
+from psamf_edge.compile.training.loop import Trainer
+from psamf_edge.compile.training.objective import Objective, Scored, score_objective
+from psamf_edge.compile.training.settings import CorpusSettings, TrainSettings
 from psamf_edge.metrics import evaluate_scores
 
 
-def missing_stream(student: Student, batch: int) -> Stream:
-    """What the runtime hands over for a modality that is not there: one masked step of zeros."""
-    d = student.config.width
-    return Stream(torch.zeros(batch, 1, d), torch.zeros(batch, 1), torch.zeros(batch, d))
+def missing_stream(student: Student, like: Tensor) -> Stream:
+    """What the runtime hands over for a modality that is not there: one masked step of zeros. `like` is (B, ...)."""
+    B, d = len(like), student.config.width
+    return Stream(*(torch.zeros(size, device=like.device) for size in ((B, 1, d), (B, 1), (B, d))))
 
 
 def score_text(student: Student, ids: Tensor, mask: Tensor) -> FusionOutput:
     """Scores (B, 1) of sentences alone: ids (B, L), mask (B, L)."""
-    B = len(ids)
-    missing = missing_stream(student, B)
-    present = torch.tensor([1.0, 0.0, 0.0]).expand(B, 1, 3)
-    return student.fusion(student.trunk(ids, mask), mask, missing, missing, present)
+    return score_text_states(student, student.trunk(ids, mask), mask)
+
+
+def score_text_states(student: Student, hidden: Tensor, mask: Tensor) -> FusionOutput:
+    """The same from the trunk's hidden states (B, L, H)."""
+    missing = missing_stream(student, hidden)
+    present = torch.tensor([1.0, 0.0, 0.0], device=hidden.device).expand(len(hidden), 1, 3)
+    return student.fusion(hidden, mask, missing, missing, present)
 
 
 @torch.no_grad()
@@ -38,48 +46,56 @@ def evaluate_text(student: Student, text: TextSet, batch: int = 64) -> dict[str,
     scores = np.zeros(len(text), np.float32)
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
-        ids, mask = map(torch.from_numpy, pad([text.ids[i] for i in rows], np.int64))
-        scores[rows] = score_text(student, ids, mask).score[:, 0].clamp(-3.0, 3.0).numpy()
+        ids, mask = to_tensors(pad([text.ids[i] for i in rows], np.int64), device_of(student))
+        scores[rows] = score_text(student, ids, mask).score[:, 0].clamp(-3.0, 3.0).cpu().numpy()
     student.train(was_training)
     return evaluate_scores(scores, text.labels)
 
 
-def train_text(
-    student: Student, train: list[TextSet], valid: list[TextSet], settings: TrainSettings, log: Log
-) -> dict[str, dict[str, float]]:
-    """Fine-tune on all training sets together; MOSI is repeated. Returns the metrics of each validation set."""
-    rng = np.random.default_rng(settings.seed)
+def merge_text(train: list[TextSet], settings: CorpusSettings) -> TextSet:
+    """All training sets as one, MOSI repeated: the rows that a training of the text blocks draws."""
     ids, labels = [], []
     for text in train:
         repeats = settings.mosi_repeats if text.name == "mosi" else 1
         ids += text.ids * repeats
         labels += [text.labels] * repeats
-    labels = np.concatenate(labels)
-    lengths = np.array([len(x) for x in ids])
+    return TextSet("merged", ids, np.concatenate(labels))
 
+
+def train_text(
+    student: Student,
+    train: list[TextSet],
+    valid: list[TextSet],
+    settings: TrainSettings,
+    run: Run,
+    objective: Objective = score_objective,
+) -> dict[str, dict[str, float]]:
+    """Fine-tune on all training sets together; MOSI is repeated. Returns the metrics of each validation set."""
+    text, compute = merge_text(train, settings), run.compute
+    rng = np.random.default_rng(settings.seed)
+    batches = LengthBatches(np.array([len(ids) for ids in text.ids]), settings.batch, rng)
     pretrained = [*student.trunk.parameters(), *student.fusion.pre_fusion.block.parameters()]
     known = {id(p) for p in pretrained}
     new = [p for p in student.fusion.parameters() if id(p) not in known]
-    steps = settings.text_epochs * count_batches(lengths, settings.batch)
     groups = [{"params": pretrained, "lr": settings.trunk_lr}, {"params": new, "lr": settings.new_lr}]
-    trainer = Trainer(student, groups, steps, settings)
-    student.train()
-    step, running = 0, RunningMean()
-    for _ in range(settings.text_epochs):
-        for rows in batches_by_length(lengths, settings.batch, rng):
-            tokens, mask = map(torch.from_numpy, pad([ids[i] for i in rows], np.int64))
-            y = torch.from_numpy(labels[rows]).unsqueeze(1)  # (B, 1)
-            # bfloat16 takes six tenths of float32's time where the CPU has it, and its range cannot overflow
-            with torch.autocast("cpu", torch.bfloat16):
-                output = score_text(student, tokens, mask)
-            loss = score_loss(output.score.float(), output.log_scale.float(), y, settings.scale_weight)
-            trainer.step(loss)
-            step += 1
-            running.update(loss.item())
-            if step % 50 == 0:
-                log.write("text", step, {"of": steps, "loss": running.value})
-    trainer.finish()
-    metrics = {text.name: evaluate_text(student, text) for text in valid}
-    for name, values in metrics.items():
-        log.write("text", step, {f"{name}.{key}": values[key] for key in ("mae", "corr", "acc2_non0")})
-    return metrics
+    student.to(compute.device).train()
+    trainer = Trainer(student, groups, settings.text_epochs * len(batches), settings, compute)
+
+    def loss_of(rows: np.ndarray) -> Loss:
+        rows = rows[compute.part()]
+        ids, mask = to_tensors(pad([text.ids[i] for i in rows], np.int64), compute.device)
+        (labels,) = to_tensors([text.labels[rows][:, None]], compute.device)  # (B, 1)
+        with compute.autocast(settings.bfloat16):
+            hidden = student.trunk(ids, mask)
+            output = score_text_states(student, hidden, mask)
+        return objective(Scored(output, hidden, mask, rows, labels), settings)
+
+    def metrics() -> dict[str, float]:
+        each = [evaluate_text(student, one)["mae"] for one in valid]
+        return {"mae": float(np.mean(each)), **{f"mae.{v.name}": mae for v, mae in zip(valid, each, strict=True)}}
+
+    run_epochs(trainer, batches, loss_of, run, "text", {"rows": rng}, Validation(metrics, "mae"), log_every=50)
+    results = {one.name: evaluate_text(student, one) for one in valid}
+    for name, values in results.items():
+        run.log.write("text", trainer.done, {f"{name}.{key}": values[key] for key in ("mae", "corr", "acc2_non0")})
+    return results

@@ -12,6 +12,7 @@ from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.data.valence import NEGATIVE
 from psamf_edge.compile.model import Student
+from psamf_edge.compile.training.device import device_of, to_tensors
 from psamf_edge.compile.training.fusion_stage import ALL, AUDIO, FACE, MIXED, TEXT, hidden_states, score_batch
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.text_stage import evaluate_text
@@ -35,7 +36,9 @@ def single_batch(student: Student, audio: list[np.ndarray], face: list[np.ndarra
     nothing = [np.zeros((0, n), np.float32) for n in (student.config.audio_features, student.config.face_features)]
     rows = np.tile(np.array(present, np.float32), (B, 1, 1))  # (B, 1, 3)
     voices, faces = pad(audio or [nothing[0]] * B, np.float32), pad(face or [nothing[1]] * B, np.float32)
-    return Batch(np.zeros((B, 1), np.int64), np.zeros((B, 1)), *voices, *faces, rows, np.zeros((B, 1), np.float32))
+    return Batch(
+        np.zeros((B, 1), np.int64), np.zeros((B, 1), np.float32), *voices, *faces, rows, np.zeros((B, 1), np.float32)
+    )
 
 
 @torch.no_grad()
@@ -45,8 +48,9 @@ def score_alone(student: Student, audio: list[np.ndarray], face: list[np.ndarray
     scores = []
     for start in range(0, max(len(audio), len(face)), 64):
         batch = single_batch(student, audio[start : start + 64], face[start : start + 64], present)
-        hidden = [np.zeros((0, student.config.bert.width), np.float32)] * len(batch.labels)
-        scores.append(score_batch(student, batch, hidden).score[:, 0].clamp(-3.0, 3.0).numpy())
+        no_words = (np.zeros((len(batch.labels), 1, student.config.bert.width), np.float32), batch.text_mask)
+        output = score_batch(student, batch, *to_tensors(no_words, device_of(student)))
+        scores.append(output.score[:, 0].clamp(-3.0, 3.0).cpu().numpy())
     return np.concatenate(scores)
 
 
@@ -83,8 +87,9 @@ def validate_composed(
     for start in range(0, len(text), settings.batch):
         rows = np.arange(start, min(start + settings.batch, len(text)))
         batch = composer.batch(rows, np.tile(subsets, (len(rows), 1, 1)))
-        output = score_batch(student, batch, [hidden[i].astype(np.float32) for i in rows])
-        scores.append(output.score.clamp(-3.0, 3.0).numpy())
+        states = pad([hidden[i].astype(np.float32) for i in rows], np.float32)
+        output = score_batch(student, batch, *to_tensors(states, device_of(student)))
+        scores.append(output.score.clamp(-3.0, 3.0).cpu().numpy())
         labels.append(batch.labels)
     scores, labels = np.concatenate(scores), np.concatenate(labels)  # (N, 7)
     return {name: evaluate_scores(scores[:, i], labels[:, i]) for i, name in enumerate(SUBSETS)}

@@ -16,8 +16,12 @@ from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.valence import VALENCE, side_of
 from psamf_edge.compile.data.voice_augment import VoiceAugmenter
 from psamf_edge.compile.model.encoders import SequenceEncoder
-from psamf_edge.compile.training.loop import Log, RunningMean, Trainer
+from psamf_edge.compile.training.batching import DrawnBatches
+from psamf_edge.compile.training.device import device_of, to_tensors
+from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
+from psamf_edge.compile.training.loop import Trainer
 from psamf_edge.compile.training.settings import TrainSettings
+from psamf_edge.compile.training.validation import sign_accuracy
 
 # sides by these shares: the corpora have four negative emotions for one positive
 SIDE_SHARE = dict(zip(SIDES, SIDE_RATES, strict=True))
@@ -58,8 +62,7 @@ def mix(
     """
     B = len(x)
     share = rng.beta(alpha, alpha, B)
-    share = torch.from_numpy(np.maximum(share, 1.0 - share).astype(np.float32))  # (B,)
-    other = torch.from_numpy(rng.permutation(B))
+    share, other = to_tensors((np.maximum(share, 1.0 - share).astype(np.float32), rng.permutation(B)), x.device)  # (B,)
 
     def blend(values: torch.Tensor) -> torch.Tensor:
         weight = share.view(B, *[1] * (values.ndim - 1))
@@ -68,32 +71,54 @@ def mix(
     return blend(x), tuple(blend(target) for target in targets)
 
 
-def train_voice(encoder: SequenceEncoder, speech: SpeechSet, settings: TrainSettings, log: Log) -> None:
-    """Train the encoder in place on the recordings of `speech`; its feature scales must be set."""
-    rng = np.random.default_rng(settings.seed + 2)
+def train_voice(
+    encoder: SequenceEncoder,
+    speech: SpeechSet,
+    settings: TrainSettings,
+    run: Run,
+    valid: SpeechSet | None = None,
+) -> None:
+    """Train the encoder in place on the recordings of `speech`; its feature scales must be set.
+
+    `valid` holds recordings of other speakers, for early stopping.
+    """
+    compute, rng = run.compute, np.random.default_rng(settings.seed + 2)
     names = sorted(set(speech.emotions))
     classes = np.array([names.index(e) for e in speech.emotions])
     one_hot = np.eye(len(names), dtype=np.float32)
     valence = np.array([VALENCE[e] for e in speech.emotions], np.float32)
-    weights = sampling_weights(speech.emotions)
-    augment, mean = VoiceAugmenter(rng), encoder.feature_mean.numpy()
-    task = VoiceTask(encoder, len(names), settings.voice_dropout).train()
-    trainer = Trainer(
-        task, [{"params": list(task.parameters()), "lr": settings.voice_lr}], settings.voice_steps, settings
-    )
-    running = RunningMean()
-    for step in range(1, settings.voice_steps + 1):
-        rows = rng.choice(len(valence), settings.batch, p=weights)
+    batches = DrawnBatches(sampling_weights(speech.emotions), settings.batch, rng)
+    augment, mean = VoiceAugmenter(rng), encoder.feature_mean.cpu().numpy()
+    task = VoiceTask(encoder, len(names), settings.voice_dropout).to(compute.device).train()
+    groups = [{"params": list(task.parameters()), "lr": settings.voice_lr}]
+    trainer = Trainer(task, groups, settings.voice_steps, settings, compute)
+
+    def loss_of(rows: np.ndarray) -> Loss:
         # centred, so that what a longer sample is blended with beyond the end of its partner is the mean voice
-        centred, mask = map(torch.from_numpy, pad([augment(speech.features[i]) - mean for i in rows], np.float32))
-        targets = torch.from_numpy(valence[rows]), torch.from_numpy(one_hot[classes[rows]])
-        centred, (score, emotion) = mix(centred, targets, settings.voice_mixup, rng)
-        predicted, logits = task(centred + encoder.feature_mean, mask)
+        centred, mask = to_tensors(pad([augment(speech.features[i]) - mean for i in rows], np.float32), compute.device)
+        targets = to_tensors((valence[rows], one_hot[classes[rows]]), compute.device)
+        centred, targets = mix(centred, targets, settings.voice_mixup, rng)
+        part = compute.part()
+        score, emotion = (target[part] for target in targets)
+        predicted, logits = task(centred[part] + encoder.feature_mean, mask[part])
         # smoothing: acted emotions are not always heard as what they were meant to be
         named = nn.functional.cross_entropy(logits, emotion, label_smoothing=0.1)
         loss = (predicted - score).abs().mean() + named
-        trainer.step(loss)
-        running.update(loss.item())
-        if step % 100 == 0:
-            log.write("voice", step, {"of": settings.voice_steps, "loss": running.value})
-    trainer.finish()
+        return loss, {"loss": loss.detach()}
+
+    validation = None if valid is None else Validation(lambda: judge(task, valid), "sign_accuracy", higher=True)
+    run_epochs(trainer, batches, loss_of, run, "voice", {"rows": rng}, validation)
+
+
+@torch.no_grad()
+def judge(task: VoiceTask, speech: SpeechSet) -> dict[str, float]:
+    """Balanced accuracy of the valence sign on each corpus, and their mean."""
+    scores = []
+    for start in range(0, len(speech.features), 64):
+        x, mask = to_tensors(pad(speech.features[start : start + 64], np.float32), device_of(task))
+        scores.append(task(x, mask)[0].cpu().numpy())
+    scores, each = np.concatenate(scores), {}
+    for corpus in np.unique(speech.corpora):
+        chosen = speech.corpora == corpus
+        each[f"sign_accuracy.{corpus}"] = sign_accuracy(scores[chosen], speech.emotions[chosen])
+    return {"sign_accuracy": float(np.mean(list(each.values()))), **each}

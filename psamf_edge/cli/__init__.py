@@ -19,7 +19,9 @@ COMMANDS = {  # name: where it is, and its line in --help; a command is imported
     "infer": ("psamf_edge.cli.infer:infer", "Score clips, or words alone."),
     "evaluate": ("psamf_edge.cli.evaluate:evaluate", "Compare scores with the labels of a CSV file."),
     "compile": ("psamf_edge.compile.command:command", "Make a bundle from trained weights."),
-    "train": ("psamf_edge.compile.training.command:train_command", "Train weights from labelled data."),
+    "extract": ("psamf_edge.compile.extraction.command:command", "Turn labelled clips into features."),
+    "train": ("psamf_edge.compile.training.command:train_group", "Train weights from labelled data."),
+    "distill": ("psamf_edge.compile.distillation.command:distill_command", "Train the edge model with teachers."),
 }
 
 

@@ -1,0 +1,72 @@
+"""Where a student begins and what its stages descend: labels alone, or, in a distillation, what teachers know too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from psamf_edge.compile.data.compose import Batch
+from psamf_edge.compile.model import Student
+from psamf_edge.compile.model.fusion import FusionOutput
+from psamf_edge.compile.training.epochs import Loss
+from psamf_edge.compile.training.loop import score_loss
+from psamf_edge.compile.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One batch after the forward pass, which ran under autocast."""
+
+    output: FusionOutput
+    hidden: Tensor  # (B, L, H), the trunk's; frozen in stage 3
+    mask: Tensor  # (B, L) of 0 and 1
+    rows: np.ndarray  # (B,), of the text set in training: stage 1's is `merge_text`'s
+    labels: Tensor  # (B, S), of each subset of modalities
+    batch: Batch | None = None  # stage 3: what was composed
+
+
+Objective = Callable[[Scored, TrainSettings], Loss]
+
+
+def score_objective(scored: Scored, settings: TrainSettings) -> Loss:
+    """The score's loss alone, in float32."""
+    output = scored.output
+    loss = score_loss(output.score.float(), output.log_scale.float(), scored.labels, settings.scale_weight)
+    return loss, {"loss": loss.detach()}
+
+
+class Source(Protocol):
+    """What a student is made from."""
+
+    def student(self, audio_features: int, face_features: int, text_blocks: int) -> Student:
+        """The untrained student; text_blocks 0 keeps all."""
+        ...
+
+    def of_words(self, sentences: Sequence[np.ndarray]) -> Objective:
+        """Stage 1's objective over the rows of `sentences`, arrays of token ids."""
+        ...
+
+    def of_composed(self, sentences: Sequence[np.ndarray]) -> Objective:
+        """Stage 3's objective over the rows of `sentences`."""
+        ...
+
+
+@dataclass(frozen=True)
+class PretrainedText:
+    """A Hugging Face BERT checkpoint, and the labels of the data."""
+
+    bert: Path
+
+    def student(self, audio_features: int, face_features: int, text_blocks: int) -> Student:
+        return Student.from_bert(self.bert, audio_features, face_features, text_blocks or None)
+
+    def of_words(self, sentences: Sequence[np.ndarray]) -> Objective:
+        return score_objective
+
+    def of_composed(self, sentences: Sequence[np.ndarray]) -> Objective:
+        return score_objective

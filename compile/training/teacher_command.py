@@ -1,0 +1,60 @@
+"""`psamf-edge train teacher`: data folders to a PSA-MF that students are distilled from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from psamf_edge.compile.command import DEFAULT_WEIGHTS
+from psamf_edge.compile.training.options import CommonOptions, TrainingCommand, training_options
+
+WITHOUT = {  # what the paper takes away, and the setting that does it
+    "personality": {"personality": False},
+    "l_ps": {"l_ps": 0.0},
+    "l_clm": {"l_clm": 0.0},
+    "pre_fusion": {"pre_fusion": False},
+    "enhanced_fusion": {"enhanced_fusion": False},
+}
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command("teacher", cls=TrainingCommand)
+@click.option(
+    "--data", type=FOLDER, required=True, help="Folder with mosi/, mosei/, speech/ and faces/ (see README, Training)."
+)
+@click.option("--bert", required=True, help="Text encoder: a BERT checkpoint directory, or a name on the Hugging Face "
+              "hub, which is then fetched.")  # fmt: skip
+@click.option("--personality", type=FOLDER, required=True, help="What `psamf-edge train personality` wrote.")
+@click.option(
+    "--parts", type=FOLDER, default=DEFAULT_WEIGHTS, help="Weights directory with the face models and the vocabulary."
+)
+@click.option(
+    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True,
+    help="Directory to write. Run again with the same one to go on after an interruption.",
+)  # fmt: skip
+@click.option("--preset", type=click.Choice(("drawn", "released")),
+              help="As the paper draws the model, or as its code was released.  [default: drawn]")  # fmt: skip
+@click.option("--without", type=click.Choice(tuple(WITHOUT)), multiple=True,
+              help="Leave a part out, as the paper's ablations do. Repeatable.")  # fmt: skip
+@click.option("--seed", type=int, help="[default: 0]")
+@click.option("--epochs", type=int, help="At most.  [default: 10]")
+@training_options
+def teacher_command(
+    common: CommonOptions,
+    data: Path,
+    bert: str,
+    personality: Path,
+    parts: Path,
+    out: Path,
+    without: tuple[str, ...],
+    **chosen: int | str | None,
+) -> None:
+    """Train PSA-MF in full, on sentences with composed voices and faces."""
+    from psamf_edge.compile.training.teacher import train_psamf
+    from psamf_edge.compile.training.teacher_stage import TeacherSettings
+
+    for part in without:
+        chosen |= WITHOUT[part]
+    settings = common.settings(TeacherSettings, **chosen)
+    train_psamf(data, bert, personality, parts, out, settings, common.open_run(out, settings))
