@@ -38,7 +38,9 @@ class Segment:
     text: str | None
     score: float  # in [-3, 3]
     label: str
-    confidence: float  # probability in [0.5, 1] that the sign of the score is right
+    # probability in [0.5, 1] that the sign of the score is right, if what is expressed has one; below one half, the
+    # other sign would be the better answer. Calibrated on validation data
+    confidence: float
     modalities: dict[str, ModalityReport]  # keys: MODALITIES
 
 

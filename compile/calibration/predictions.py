@@ -1,0 +1,177 @@
+"""What a student says of validation samples, gathered in folds that share no sentence, recording or picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from psamf_edge.compile.calibration.metrics import balanced_weights
+from psamf_edge.compile.data.compose import Batch, Composer
+from psamf_edge.compile.data.faces import FaceSet
+from psamf_edge.compile.data.padding import pad
+from psamf_edge.compile.data.speech import SpeechSet
+from psamf_edge.compile.data.text import TextSet
+from psamf_edge.compile.data.valence import VALENCE, side_of
+from psamf_edge.compile.model import Student
+from psamf_edge.compile.training.device import device_of, to_tensors
+from psamf_edge.compile.training.fusion_stage import AUDIO, FACE, hidden_states, score_batch
+from psamf_edge.compile.training.validation import SUBSETS, single_batch
+from psamf_edge.errors import UsageError
+from psamf_edge.plan import confidence
+from psamf_edge.result import SCORE_LIMIT
+
+SENTENCES = ("text", "text+audio", "text+face", "audio+face", "all")  # scored on sentences; the others stand alone
+CHUNK = 64  # samples scored at a time
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Samples of one validation set scored with one subset of modalities, those without a sign among them.
+
+    weights: how much each sample counts: sentences alike, voices and faces alone so that both signs weigh the same, as
+    in the balanced accuracy reported for them.
+    """
+
+    name: str
+    subset: str  # a key of SUBSETS
+    heads: np.ndarray  # (N, 128) float64: what the output layer reads
+    scores: np.ndarray  # (N,) in [-3, 3]
+    log_scales: np.ndarray  # (N,)
+    labels: np.ndarray  # (N,)
+    weights: np.ndarray  # (N,)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the sign is right, (N,) bool, as Acc-2 non0 decides it."""
+        return (self.scores > 0) == (self.labels > 0)
+
+    def confidences(self, correction: np.ndarray | float = 0.0) -> np.ndarray:
+        """The confidence (N,) that the runtime gives, with something (N,) added to the log-scale."""
+        pairs = zip(self.scores, self.log_scales + correction, strict=True)
+        return np.array([confidence(float(score), float(log_scale)) for score, log_scale in pairs])
+
+    def signed(self) -> Predictions:
+        """Without the samples whose label is 0 (non0): they have no sign to be right about."""
+        return self.select(self.labels != 0)
+
+    def select(self, keep: np.ndarray) -> Predictions:
+        """The samples where `keep` (N,) is true."""
+        arrays = (self.heads, self.scores, self.log_scales, self.labels, self.weights)
+        return Predictions(self.name, self.subset, *(array[keep] for array in arrays))
+
+
+def gather(
+    student: Student, texts: list[TextSet], speech: SpeechSet, faces: FaceSet, batch: int, folds: int
+) -> list[list[Predictions]]:
+    """Predictions on every set, for each fold.
+
+    Sentences, recordings and pictures are dealt out first and composed within their fold, so that no fold has heard or
+    seen anything of another. Speakers are not kept apart: their names are not in a SpeechSet.
+
+    Raises:
+        UsageError: there are too few voices or faces on one side of valence for so many folds.
+    """
+    student.eval()
+    rng = np.random.default_rng(0)
+    voice_folds, face_folds = deal(speech.emotions, folds, rng), deal(faces.emotions, folds, rng)
+    text_folds = [deal(np.zeros(len(text)), folds, rng) for text in texts]
+    hidden = [hidden_states(student, text) for text in texts]
+    gathered = []
+    for k in range(folds):
+        heard = speech.select(voice_folds == k)
+        at = face_folds == k
+        seen = FaceSet(faces.features[at], faces.emotions[at], faces.found[at])
+        _check_sides(heard.emotions, "voices", folds)
+        _check_sides(seen.emotions, "faces", folds)
+        sets = list(_voices_and_faces(student, heard, seen))
+        for text, states, of in zip(texts, hidden, text_folds, strict=True):
+            composer = Composer(text, heard, seen, np.random.default_rng(k), augment=False)
+            sets += _sentences(student, composer, states, np.flatnonzero(of == k), batch)
+        gathered.append(sets)
+    return gathered
+
+
+def deal(kinds: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """The fold (N,) of each sample; each kind is spread evenly over the folds."""
+    order = rng.permutation(len(kinds))
+    order = order[np.argsort(kinds[order], kind="stable")]
+    fold = np.empty(len(kinds), int)
+    fold[order] = np.arange(len(kinds)) % folds
+    return fold
+
+
+def _check_sides(emotions: np.ndarray, what: str, folds: int) -> None:
+    if {side_of(VALENCE[str(e)]) for e in emotions} != {-1, 0, 1}:
+        raise UsageError(
+            f"The validation {what} are too few: each of {folds} folds needs a negative, a neutral and a positive one."
+        )
+
+
+def _voices_and_faces(student: Student, speech: SpeechSet, faces: FaceSet) -> Iterator[Predictions]:
+    """Real samples of one modality: each corpus of voices, then the faces."""
+    for corpus in np.unique(speech.corpora):
+        chosen = speech.select(speech.corpora == corpus)
+        yield _alone(student, f"audio {corpus}", "audio", chosen.features, [], chosen.emotions)
+    yield _alone(student, "face fer2013", "face", [], list(faces.features[:, None]), faces.emotions)
+
+
+def _alone(
+    student: Student, name: str, subset: str, voices: list[np.ndarray], faces: list[np.ndarray], emotions: np.ndarray
+) -> Predictions:
+    parts = []
+    for start in range(0, len(emotions), CHUNK):
+        rows = slice(start, start + CHUNK)
+        batch = single_batch(student, voices[rows], faces[rows], AUDIO if voices else FACE)
+        no_words = np.zeros((len(batch.labels), 1, student.config.bert.width), np.float32), batch.text_mask
+        parts.append(_scored(student, batch, no_words))
+    columns = (np.concatenate(column)[:, 0] for column in zip(*parts, strict=True))
+    labels = np.array([VALENCE[str(e)] for e in emotions])
+    return Predictions(name, subset, *columns, labels, balanced_weights(labels))
+
+
+def _sentences(
+    student: Student, composer: Composer, hidden: list[np.ndarray], rows: np.ndarray, batch: int
+) -> list[Predictions]:
+    """The sentences `rows` alone, and composed with voices and faces."""
+    present = np.array([SUBSETS[name] for name in SENTENCES], np.float32)  # (S, 3)
+    parts, labels = [], []
+    for start in range(0, len(rows), batch):
+        some = rows[start : start + batch]
+        composed = composer.batch(some, np.tile(present, (len(some), 1, 1)))
+        states = pad([hidden[i].astype(np.float32) for i in some], np.float32)
+        parts.append(_scored(student, composed, states))
+        labels.append(composed.labels)
+    heads, scores, log_scales = (np.concatenate(column) for column in zip(*parts, strict=True))  # (N, S, ...)
+    truth, ones = np.concatenate(labels).astype(np.float64), np.ones(len(rows))
+    corpus = composer.text.name
+    names = [f"text {corpus}" if subset == "text" else f"composed {corpus} {subset}" for subset in SENTENCES]
+    return [
+        Predictions(name, subset, heads[:, i], scores[:, i], log_scales[:, i], truth[:, i], ones)
+        for i, (name, subset) in enumerate(zip(names, SENTENCES, strict=True))
+    ]
+
+
+@torch.no_grad()
+def _scored(
+    student: Student, batch: Batch, states: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Heads (B, S, 128), scores (B, S) and log-scales (B, S), in float64 as the runtime computes the confidence."""
+    with _reads_of(student.fusion.enhanced.output) as heads:
+        output = score_batch(student, batch, *to_tensors(states, device_of(student)))
+    scores = output.score.clamp(-SCORE_LIMIT, SCORE_LIMIT)
+    return tuple(x.double().cpu().numpy() for x in (heads[0], scores, output.log_scale))
+
+
+@contextmanager
+def _reads_of(layer: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """A list that fills with what the layer is given."""
+    given: list[torch.Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    try:
+        yield given
+    finally:
+        handle.remove()
