@@ -1,0 +1,45 @@
+"""`psamf-edge distill`: one or several teachers to the weights of a student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from psamf_edge.compile.command import DEFAULT_WEIGHTS
+from psamf_edge.compile.training.options import CommonOptions, TrainingCommand, training_options
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command("distill", cls=TrainingCommand)
+@click.argument("teachers", nargs=-1, required=True, type=FOLDER)
+@click.option(
+    "--data", type=FOLDER, required=True, help="Folder with mosi/, mosei/, speech/ and faces/ (see README, Training)."
+)
+@click.option(
+    "--parts", type=FOLDER, default=DEFAULT_WEIGHTS, help="Weights directory with the face models and the vocabulary."
+)
+@click.option(
+    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True,
+    help="Weights directory to write. Run again with the same one to go on after an interruption.",
+)  # fmt: skip
+@click.option("--text-blocks", type=int, help="Text blocks of the student.  [default: as many as the teacher]")
+@click.option("--seed", type=int, help="[default: 0]")
+@training_options
+def distill_command(
+    common: CommonOptions, teachers: tuple[Path, ...], data: Path, parts: Path, out: Path, **chosen: int | None
+) -> None:
+    """Train the edge model with what TEACHERS know.
+
+    Each of TEACHERS is a directory that `psamf-edge train teacher` wrote. The student begins with the first one's text
+    blocks and learns its hidden states; it learns the mean of all their scores.
+    """
+    from psamf_edge.compile.distillation.settings import DistilSettings
+    from psamf_edge.compile.distillation.teaching import open_teaching
+    from psamf_edge.compile.training.student import train_student
+
+    settings = common.settings(DistilSettings, **chosen)
+    run = common.open_run(out, settings)
+    teaching = open_teaching(teachers, out, run.compute)
+    train_student(data, teaching, parts, out, settings, run, "psamf-edge distill TEACHER --data DATA -o OUT")
