@@ -25,7 +25,7 @@ from psamf_edge.errors import InputError
 from psamf_edge.face.features import VISION_FEATURES
 from psamf_edge.words.wordpiece import WordPiece
 
-TEXT_TOKENS = 50  # L of MMSA's files; it cuts 3 % of the sentences of MOSEI
+TEXT_TOKENS = 50  # L of MMSA's files; it cuts 7 % of the sentences of MOSEI, 0.5 % of those of MOSI
 
 
 @dataclass(frozen=True)
