@@ -99,9 +99,13 @@ def train_student(
     }
     if run.compute.is_main:
         student.cpu()
-        calibration = calibrate(student, valid, other_voices, faces["valid"], settings)
-        apply(student, calibration)
-        record["calibration"] = calibration.record
+        try:
+            calibration = calibrate(student, valid, other_voices, faces["valid"], settings)
+            apply(student, calibration)
+            record["calibration"] = calibration.record
+        except UsageError as error:  # too few validation samples: no reason to lose the training
+            run.log.say(f"The confidence stays uncalibrated: {error}")
+            record["calibration"] = None
         save_student(student, out)
         for name in COPIED:
             if (parts / name).resolve() != (out / name).resolve():
