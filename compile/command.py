@@ -81,7 +81,7 @@ def compile_bundle(
         log: takes a line for each stage.
 
     Raises:
-        UsageError: a wrong combination, incomplete weights, or an output that exists.
+        UsageError: a wrong combination, incomplete weights, weights that cannot read a clip, or an output that exists.
         MissingDependencyError: PyTorch or TensorRT is not installed.
         ExportError: a segment does not give PyTorch's numbers.
     """
@@ -108,6 +108,7 @@ def compile_bundle(
     with _stage("load the weights", log):
         student = load_student(weights)
     _check_vocabulary(files["vocab.txt"], student.config.bert.vocabulary)
+    _check_features(student.config)
     segments = split(student)
     with _stage("export to ONNX and check against PyTorch", log):
         models, parities = _export(segments, precision)
@@ -175,6 +176,18 @@ def _check_vocabulary(content: bytes, size: int) -> None:
     count = len(content.decode("utf-8").removesuffix("\n").split("\n"))  # as the tokenizer reads it
     if count != size:
         raise UsageError(f"vocab.txt has {count} entries, but the student knows {size}: use the file of its trunk.")
+
+
+def _check_features(config: StudentConfig) -> None:
+    from psamf_edge.audio.features import AUDIO_FEATURES
+    from psamf_edge.face.features import VISION_FEATURES
+
+    known, given = (config.audio_features, config.face_features), (len(AUDIO_FEATURES), len(VISION_FEATURES))
+    if known != given:
+        raise UsageError(
+            f"The student reads {known[0]} voice and {known[1]} face features a step, and the features of a clip are "
+            f"{given[0]} and {given[1]}: it could not be run. Train on what `psamf-edge extract` makes of clips."
+        )
 
 
 def _export(segments: list[ExportSegment], precision: str) -> tuple[dict[str, onnx.ModelProto], list[Parity]]:

@@ -7,10 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
 
-from tiny_training import make_corpora
+from tiny_training import compose, make_corpora
 
-from psamf_edge.compile.data.compose import Composer
 from psamf_edge.compile.distillation.knowledge import ask, distinct
+from psamf_edge.compile.distillation.larger import LargerStudents
 from psamf_edge.compile.distillation.losses import (
     attention_divergence,
     hidden_distance,
@@ -18,9 +18,10 @@ from psamf_edge.compile.distillation.losses import (
     score_distance,
 )
 from psamf_edge.compile.distillation.settings import DistilSettings
+from psamf_edge.compile.distillation.source import open_source
 from psamf_edge.compile.distillation.teaching import Teaching, attention_gap, open_teaching, to_strides
 from psamf_edge.compile.model.bert import BertConfig
-from psamf_edge.compile.model.student import Student, kept_blocks
+from psamf_edge.compile.model.student import Student, StudentConfig, kept_blocks, save_student
 from psamf_edge.compile.model.teacher import Teacher, TeacherConfig, save_teacher
 from psamf_edge.compile.personality.model import PersonalityEncoder, save_personality
 from psamf_edge.compile.training.device import Compute, to_tensors
@@ -42,7 +43,7 @@ def corpora():
 def make_teacher(corpora, seed=0, **options):
     torch.manual_seed(seed)
     teacher = Teacher(TeacherConfig.drawn(63, len(VISION_FEATURES), bert=BERT, width=16, serial_width=16, **options))
-    set_feature_scales(teacher, *corpora[1:])
+    set_feature_scales(teacher, compose(corpora))
     return teacher.eval().requires_grad_(False)
 
 
@@ -54,7 +55,7 @@ def vectors_of(sentences):
 def make_student(corpora, teacher, text_blocks=3):
     torch.manual_seed(5)
     student = Student.from_teacher(teacher, 63, len(VISION_FEATURES), text_blocks)
-    set_feature_scales(student, *corpora[1:])
+    set_feature_scales(student, compose(corpora))
     return student
 
 
@@ -71,8 +72,8 @@ def words(corpora, rows):
 
 
 def score_composed(student, corpora, rows):
-    rng = np.random.default_rng(2)
-    batch = Composer(*corpora, rng, augment=True).batch(rows, draw_subsets(len(rows), rng))
+    samples = compose(corpora, seed=2)
+    batch = samples.batch(rows, draw_subsets(len(rows), samples.rng))
     ids, mask = to_tensors(batch.arrays()[:2], torch.device("cpu"))
     hidden = student.trunk(ids, mask)
     output = score_batch(student, batch, hidden, mask)
@@ -172,6 +173,17 @@ def test_sentences_are_read_once():
     different, own = distinct(sentences)
     assert [list(ids) for ids in different] == [[2, 5, 3], [2, 3], [2, 6, 3]]
     assert own.tolist() == [0, 1, 0, 1, 2]
+
+
+def test_vectors_of_another_width_are_brought_to_the_text(corpora):
+    teacher = make_teacher(corpora, personality_width=12)
+
+    def narrow(sentences):
+        return vectors_of(sentences)[:, :12]
+
+    known = Teaching([teacher], narrow).knowledge(corpora[0].ids)
+    expected = narrow(corpora[0].ids) @ teacher.fit_personality.weight.numpy().T
+    assert np.allclose(known.personality, expected, atol=1e-5)
 
 
 def test_knowledge_does_not_depend_on_the_batch(corpora):
@@ -283,3 +295,45 @@ def test_teachers_must_share_their_encoder(corpora, tmp_path):
 def test_a_folder_without_a_teacher_is_refused(tmp_path):
     with pytest.raises(UsageError, match="holds no teacher"):
         open_teaching([tmp_path], tmp_path, Compute())
+
+
+# a larger student as the teacher
+
+
+def test_a_smaller_student_begins_with_the_blocks_of_the_larger(corpora):
+    larger = make_student(corpora, make_teacher(corpora), text_blocks=4)
+    smaller = LargerStudents([larger.eval()]).student(63, 69, 3)
+    assert smaller.config.bert.blocks == 3
+    kept = {"trunk.blocks.0.up.weight": "trunk.blocks.0.up.weight", "trunk.blocks.1.up.weight":
+            "trunk.blocks.2.up.weight", "fusion.pre_fusion.block.up.weight": "fusion.pre_fusion.block.up.weight",
+            "fusion.enhanced.output.weight": "fusion.enhanced.output.weight"}  # fmt: skip
+    for name, of_larger in kept.items():
+        assert torch.equal(smaller.get_parameter(name), larger.get_parameter(of_larger)), name
+
+
+def test_a_copy_has_nothing_to_learn_from_its_original(corpora):
+    larger = make_student(corpora, make_teacher(corpora), text_blocks=4).eval()
+    source = LargerStudents([larger])
+    same, rows = source.student(63, 69, 0).eval(), np.arange(8)
+    _, terms = source.of_words(corpora[0].ids)(score_words(same, corpora, rows), DistilSettings())
+    for name in ("score", "hidden", "personality"):
+        assert terms[f"distil_{name}"].item() == pytest.approx(0.0, abs=1e-5)  # another batch, other roundings
+    scored = score_composed(same, corpora, rows)
+    assert torch.equal(source.of_composed(corpora[0].ids)(scored, NOTHING)[0], score_objective(scored, NOTHING)[0])
+
+
+def test_the_kind_of_teacher_is_found(corpora, tmp_path):
+    teacher = write_teacher(tmp_path / "teacher", corpora)
+    save_student(make_student(corpora, make_teacher(corpora)), tmp_path / "student", torch.float32)
+    assert isinstance(open_source([teacher], tmp_path, Compute()), Teaching)
+    assert isinstance(open_source([tmp_path / "student"], tmp_path, Compute()), LargerStudents)
+    with pytest.raises(UsageError, match="distil from one kind"):
+        open_source([teacher, tmp_path / "student"], tmp_path, Compute())
+
+
+def test_larger_students_must_share_their_width(corpora, tmp_path):
+    for width in (16, 32):
+        config = StudentConfig(63, 69, dataclasses.replace(BERT, width=width), width=16)
+        save_student(Student(config), tmp_path / str(width), torch.float32)
+    with pytest.raises(UsageError, match="text width"):
+        open_source([tmp_path / "16", tmp_path / "32"], tmp_path, Compute())

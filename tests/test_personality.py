@@ -11,11 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
 
+from bert_files import write_bert
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psamf_edge.compile.model.bert import _RENAMED, BertConfig
+from psamf_edge.compile.model.bert import BertConfig
 from psamf_edge.compile.personality import evaluation
 from psamf_edge.compile.personality.command import personality_command
 from psamf_edge.compile.personality.data import (
@@ -76,35 +77,7 @@ def dialogues(folder: Path, rows: list[tuple]) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """An untrained BERT as Hugging Face writes it, with its vocabulary."""
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    trunk = PersonalityEncoder(TINY).trunk
-    for parameter in trunk.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.1)
-    embeddings = trunk.embeddings.state_dict()
-    state = {
-        "embeddings.word_embeddings.weight": embeddings["token.weight"],
-        "embeddings.position_embeddings.weight": embeddings["position.weight"],
-        "embeddings.token_type_embeddings.weight": torch.zeros(2, TINY.width),
-        "embeddings.LayerNorm.weight": embeddings["norm.weight"],
-        "embeddings.LayerNorm.bias": embeddings["norm.bias"],
-    }
-    for index, block in enumerate(trunk.blocks):
-        for theirs, ours in _RENAMED.items():
-            for kind in ("weight", "bias"):
-                state[f"encoder.layer.{index}.{theirs}.{kind}"] = block.state_dict()[f"{ours}.{kind}"]
-    folder = tmp_path_factory.mktemp("bert")
-    save_file(state, folder / "model.safetensors")
-    (folder / "vocab.txt").write_text("\n".join(ALL_WORDS) + "\n")
-    sizes = {
-        "model_type": "bert", "hidden_act": "gelu", "vocab_size": TINY.vocabulary, "hidden_size": TINY.width,
-        "num_attention_heads": TINY.heads, "intermediate_size": TINY.feed_forward, "num_hidden_layers": TINY.blocks,
-        "max_position_embeddings": TINY.positions, "layer_norm_eps": TINY.norm_eps,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(sizes))
-    return folder
+    return write_bert(tmp_path_factory.mktemp("bert"), TINY, ALL_WORDS)
 
 
 @pytest.fixture(scope="module")

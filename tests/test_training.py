@@ -5,21 +5,22 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
 
-from tiny_training import make_corpora, make_student
+from tiny_training import compose, make_corpora, make_student
 
 from psamf_edge.compile.data.compose import SIDE_RATES, Composer, combine
 from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.speech import describe
 from psamf_edge.compile.data.text import TextSet, read_text_set
 from psamf_edge.compile.data.valence import NEGATIVE, VALENCE, side_of
+from psamf_edge.compile.data.voice_augment import SHORTEST_SHARE, VoiceAugmenter
 from psamf_edge.compile.training.batching import LengthBatches
 from psamf_edge.compile.training.epochs import Run
-from psamf_edge.compile.training.fusion_stage import draw_subsets, set_feature_scales, train_fusion
+from psamf_edge.compile.training.fusion_stage import AUDIO, draw_subsets, set_feature_scales, train_fusion
 from psamf_edge.compile.training.log import Log
 from psamf_edge.compile.training.loop import AveragedWeights, linear_schedule, score_loss
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.text_stage import train_text
-from psamf_edge.compile.training.validation import SUBSETS, sign_accuracy, validate
+from psamf_edge.compile.training.validation import SUBSETS, score_alone, sign_accuracy, validate
 from psamf_edge.compile.training.voice_stage import mix, sampling_weights, train_voice
 from psamf_edge.errors import UsageError
 from psamf_edge.words.wordpiece import WordPiece
@@ -99,6 +100,26 @@ def test_mixup_blends_samples_and_targets_alike():
     assert (target - torch.arange(4.0)).abs().max() <= 1.5  # at most half of the way to the farthest other
 
 
+def test_crops_keep_the_shortest_share():
+    augment = VoiceAugmenter(np.random.default_rng(0))
+    lengths = [len(augment(np.zeros((400, 63), np.float32))) for _ in range(200)]
+    assert SHORTEST_SHARE * 400 <= min(lengths) < 0.4 * 400
+    assert max(lengths) > 0.9 * 400
+    assert len(augment(np.zeros((40, 63), np.float32))) == 40  # shorter than half a second: whole
+
+
+def test_the_fusion_keeps_the_voice_s_own_valence(corpora, tmp_path):
+    """Of two answers that differ, labels and stage 2's, the score of a voice alone takes the one that weighs more."""
+    run, gaps = Run(Log(tmp_path / "log.csv", lambda line: None)), []
+    for weight in (0.0, 4.0):
+        student, samples = make_student(dropout=0.0), compose(corpora)
+        set_feature_scales(student, samples)
+        settings = TrainSettings(batch=16, fusion_epochs=4, fusion_lr=3e-3, average_decay=0.9, voice_weight=weight)
+        train_fusion(student, samples, settings, run, hear=lambda x, mask: torch.full((len(x),), 2.5))
+        gaps.append(np.abs(score_alone(student, corpora[1].features, [], AUDIO) - 2.5).mean())
+    assert gaps[1] < 0.5 < gaps[0]
+
+
 def test_batches_hold_each_row_once_and_pad_little():
     lengths = np.random.default_rng(0).integers(3, 90, 1003)
     batches = list(LengthBatches(lengths, 32, np.random.default_rng(1)))
@@ -164,9 +185,10 @@ def test_all_stages_learn_each_modality(corpora, tmp_path):
     assert train_text(student, [text], [text], settings, run)["mosi"]["acc2_non0"] == 1.0
     assert not torch.equal(before[0], next(student.trunk.parameters()))
     trunk = [p.clone() for p in student.trunk.parameters()]
-    set_feature_scales(student, speech, faces)
-    train_voice(student.audio, speech, settings, run)
-    train_fusion(student, text, speech, faces, settings, run)
+    samples = compose(corpora, settings.seed + 1)
+    set_feature_scales(student, samples)
+    voice = train_voice(student.audio, speech, settings, run)
+    train_fusion(student, samples, settings, run, hear=voice.valence)
     assert all(torch.equal(a, b) for a, b in zip(trunk, student.trunk.parameters(), strict=True)), "the trunk is frozen"
     metrics = validate(student, [text], speech, faces, settings)
     assert metrics["text mosi"]["acc2_non0"] == 1.0

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
 
-from tiny_training import make_corpora
+from tiny_training import compose, make_corpora
 
 from psamf_edge.compile.model.bert import BertConfig
 from psamf_edge.compile.model.teacher import Teacher, TeacherConfig
@@ -39,7 +39,7 @@ def corpora():
 def make_teacher(corpora, preset=TeacherConfig.drawn, **options):
     torch.manual_seed(0)
     teacher = Teacher(preset(63, len(VISION_FEATURES), bert=BERT, serial_width=64, **options))
-    set_feature_scales(teacher, *corpora[1:])
+    set_feature_scales(teacher, compose(corpora))
     return teacher
 
 
@@ -55,10 +55,10 @@ def open_run(folder, checkpoints=False):
 @pytest.mark.parametrize("preset", [TeacherConfig.drawn, TeacherConfig.released])
 def test_it_learns(corpora, preset, tmp_path):
     teacher, personality = make_teacher(corpora, preset), vectors(corpora)
-    before = validate_teacher(teacher, *corpora, personality)
+    before = validate_teacher(teacher, compose(corpora, augment=False), personality)
     assert list(before) == list(SUBSETS)
-    train_teacher(teacher, *corpora, personality, dataclasses.replace(SETTINGS, epochs=9), open_run(tmp_path))
-    after = validate_teacher(teacher, *corpora, personality)
+    train_teacher(teacher, compose(corpora), personality, dataclasses.replace(SETTINGS, epochs=9), open_run(tmp_path))
+    after = validate_teacher(teacher, compose(corpora, augment=False), personality)
     assert not teacher.training
     assert after["text"]["mae"] < 0.7 * before["text"]["mae"]  # one token says it all
     names = {line.split(",")[2] for line in (tmp_path / "log.csv").read_text().splitlines()}
@@ -68,7 +68,7 @@ def test_it_learns(corpora, preset, tmp_path):
 def test_bfloat16_trains(corpora, tmp_path):
     settings = dataclasses.replace(SETTINGS, epochs=1, bfloat16=True)
     teacher = make_teacher(corpora)
-    train_teacher(teacher, *corpora, vectors(corpora), settings, open_run(tmp_path))
+    train_teacher(teacher, compose(corpora), vectors(corpora), settings, open_run(tmp_path))
     assert all(torch.isfinite(p).all() for p in teacher.parameters())
     assert {p.dtype for p in teacher.parameters()} == {torch.float32}
 
@@ -114,7 +114,7 @@ def test_the_plateau_halves_the_rates(corpora, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PlateauSchedule, "__init__", watch)
         judge = Validation(lambda: {"mae": next(errors)}, "mae")
-        train_teacher(teacher, *corpora, vectors(corpora), settings, open_run(tmp_path), judge)
+        train_teacher(teacher, compose(corpora), vectors(corpora), settings, open_run(tmp_path), judge)
     # twelve steps, six judgements: the third and the fourth bring no better error
     assert [group["lr"] for group in seen[0].optimizer.param_groups] == [1e-3, 1e-3]
     assert next(errors) == 0.9  # only the seventh is left
@@ -137,7 +137,7 @@ def test_a_stopped_training_ends_as_one_that_was_not(corpora, schedule, tmp_path
 
         teacher = make_teacher(corpora)
         run = open_run(tmp_path / folder, checkpoints=True)
-        train_teacher(teacher, *corpora, vectors(corpora), settings, run, Validation(judge, "mae"))
+        train_teacher(teacher, compose(corpora), vectors(corpora), settings, run, Validation(judge, "mae"))
         return teacher, resumed
 
     whole, _ = train("whole")
@@ -153,4 +153,4 @@ def test_a_plateau_wants_a_validation(corpora, tmp_path):
         dataclasses.replace(SETTINGS, schedule="plateau", patience=0)
     settings = dataclasses.replace(SETTINGS, schedule="plateau", patience=1)
     with pytest.raises(UsageError, match="give validation data"):
-        train_teacher(make_teacher(corpora), *corpora, vectors(corpora), settings, open_run(tmp_path))
+        train_teacher(make_teacher(corpora), compose(corpora), vectors(corpora), settings, open_run(tmp_path))

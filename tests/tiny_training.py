@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from psamf_edge.compile.data.compose import Composer
 from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet
@@ -32,7 +33,7 @@ from psamf_edge.compile.training.fusion_stage import set_feature_scales, train_f
 from psamf_edge.compile.training.log import Log
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.text_stage import train_text
-from psamf_edge.compile.training.validation import validate_composed
+from psamf_edge.compile.training.validation import validate_samples
 from psamf_edge.compile.training.voice_stage import train_voice
 from psamf_edge.face.features import VISION_FEATURES
 
@@ -61,6 +62,11 @@ def make_corpora(sentences: int = 96) -> tuple[TextSet, SpeechSet, FaceSet]:
     return text, speech, FaceSet(pictures, emotions, np.ones(60, bool))
 
 
+def compose(corpora: tuple[TextSet, SpeechSet, FaceSet], seed: int = 0, augment: bool = True) -> Composer:
+    """Samples of the corpora, as a training composes them, or as a validation does."""
+    return Composer(*corpora, np.random.default_rng(seed), augment)
+
+
 def make_student(dropout: float) -> Student:
     """Two text blocks of 32 units, from seed 0."""
     torch.manual_seed(0)
@@ -73,18 +79,20 @@ def train_all(
 ) -> Student:
     """All three stages with checkpoints in `folder`, at each opportunity; the log goes to folder/log.csv and stderr."""
     compute = compute or Compute()
-    text, speech, faces = corpora = make_corpora(112)
+    corpora = make_corpora(112)
+    text, speech, _ = corpora
     student = make_student(dropout)  # some of it, so that PyTorch's generator matters
     log = Log(folder / "log.csv", lambda line: print(line, file=sys.stderr, flush=True))
     run = Run(log, compute, folder / "checkpoints", most_time=1.0)
     train_text(student, [text], [text], settings, run)
-    set_feature_scales(student, speech, faces)
-    train_voice(student.audio, speech, settings, run, speech)
+    samples = compose(corpora, settings.seed + 1)
+    set_feature_scales(student, samples)
+    voice = train_voice(student.audio, speech, settings, run, speech)
 
     def metrics() -> dict[str, float]:
-        return {"mae": validate_composed(student, *corpora, settings)["all"]["mae"]}
+        return {"mae": validate_samples(student, compose(corpora, augment=False), settings.batch)["all"]["mae"]}
 
-    train_fusion(student, *corpora, settings, run, validation=Validation(metrics, "mae"))
+    train_fusion(student, samples, settings, run, validation=Validation(metrics, "mae"), hear=voice.valence)
     return student
 
 

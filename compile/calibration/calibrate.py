@@ -9,8 +9,9 @@ import torch
 
 from psamf_edge.compile.calibration.fit import RIDGE, Correction, fit
 from psamf_edge.compile.calibration.metrics import summarise
-from psamf_edge.compile.calibration.predictions import Predictions, gather
+from psamf_edge.compile.calibration.predictions import Predictions, gather, gather_clips
 from psamf_edge.compile.data.faces import FaceSet
+from psamf_edge.compile.data.real import RealSamples
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.model import Student
@@ -36,7 +37,16 @@ def calibrate(
     Raises:
         UsageError: too few samples for the folds, or a prediction that is not finite.
     """
-    folds = gather(student, texts, speech, faces, settings.batch, FOLDS)
+    return calibrate_folds(gather(student, texts, speech, faces, settings.batch, FOLDS))
+
+
+def calibrate_clips(student: Student, clips: RealSamples, settings: TrainSettings) -> Calibration:
+    """The same on real samples of the validation split."""
+    return calibrate_folds(gather_clips(student, clips, settings.batch, FOLDS))
+
+
+def calibrate_folds(folds: list[list[Predictions]]) -> Calibration:
+    """The correction fitted on all folds, and what one fitted on the others does for each."""
     correction = fit([s for fold in folds for s in fold])
     record = {
         "form": "log_scale + weight @ head + bias, folded into the output layer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from psamf_edge.compile.calibration.metrics import balanced_weights
-from psamf_edge.compile.data.compose import Batch, Composer
+from psamf_edge.compile.data.compose import Composer
 from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad
+from psamf_edge.compile.data.real import RealSamples
+from psamf_edge.compile.data.samples import Batch, Samples
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.data.valence import VALENCE, side_of
@@ -90,9 +92,26 @@ def gather(
         sets = list(_voices_and_faces(student, heard, seen))
         for text, states, of in zip(texts, hidden, text_folds, strict=True):
             composer = Composer(text, heard, seen, np.random.default_rng(k), augment=False)
-            sets += _sentences(student, composer, states, np.flatnonzero(of == k), batch)
+            names = {subset: f"composed {text.name} {subset}" for subset in SENTENCES} | {"text": f"text {text.name}"}
+            sets += _together(student, composer, names, states, np.flatnonzero(of == k), batch)
         gathered.append(sets)
     return gathered
+
+
+def gather_clips(student: Student, clips: RealSamples, batch: int, folds: int) -> list[list[Predictions]]:
+    """Predictions on real samples, for each fold; the clips of a video are in one.
+
+    Raises:
+        UsageError: there are fewer videos than folds.
+    """
+    videos, own = np.unique(clips.videos, return_inverse=True)
+    if len(videos) < folds:
+        raise UsageError(
+            f"The validation clips are of {len(videos)} videos; each of {folds} folds needs one of its own."
+        )
+    fold = deal(np.zeros(len(videos)), folds, np.random.default_rng(0))[own]  # (N,)
+    names, hidden = {subset: f"{clips.text.name} {subset}" for subset in SUBSETS}, hidden_states(student, clips.text)
+    return [_together(student, clips, names, hidden, np.flatnonzero(fold == k), batch) for k in range(folds)]
 
 
 def deal(kinds: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
@@ -133,25 +152,29 @@ def _alone(
     return Predictions(name, subset, *columns, labels, balanced_weights(labels))
 
 
-def _sentences(
-    student: Student, composer: Composer, hidden: list[np.ndarray], rows: np.ndarray, batch: int
+def _together(
+    student: Student,
+    samples: Samples,
+    names: Mapping[str, str],
+    hidden: list[np.ndarray],
+    rows: np.ndarray,
+    batch: int,
 ) -> list[Predictions]:
-    """The sentences `rows` alone, and composed with voices and faces."""
-    present = np.array([SUBSETS[name] for name in SENTENCES], np.float32)  # (S, 3)
-    parts, labels = [], []
+    """The samples `rows` for each subset in `names`, which gives the set its name, where they have anything of it."""
+    present = np.array([SUBSETS[subset] for subset in names], np.float32)  # (S, 3)
+    parts, labels, has = [], [], []
     for start in range(0, len(rows), batch):
         some = rows[start : start + batch]
-        composed = composer.batch(some, np.tile(present, (len(some), 1, 1)))
+        drawn = samples.batch(some, np.tile(present, (len(some), 1, 1)))
         states = pad([hidden[i].astype(np.float32) for i in some], np.float32)
-        parts.append(_scored(student, composed, states))
-        labels.append(composed.labels)
+        parts.append(_scored(student, drawn, states))
+        labels.append(drawn.labels)
+        has.append((drawn.present * present).any(axis=2))
     heads, scores, log_scales = (np.concatenate(column) for column in zip(*parts, strict=True))  # (N, S, ...)
     truth, ones = np.concatenate(labels).astype(np.float64), np.ones(len(rows))
-    corpus = composer.text.name
-    names = [f"text {corpus}" if subset == "text" else f"composed {corpus} {subset}" for subset in SENTENCES]
     return [
-        Predictions(name, subset, heads[:, i], scores[:, i], log_scales[:, i], truth[:, i], ones)
-        for i, (name, subset) in enumerate(zip(names, SENTENCES, strict=True))
+        Predictions(name, subset, heads[:, i], scores[:, i], log_scales[:, i], truth[:, i], ones).select(keep)
+        for i, ((subset, name), keep) in enumerate(zip(names.items(), np.concatenate(has).T, strict=True))
     ]
 
 

@@ -13,16 +13,16 @@ The label of a composed sample, for each subset of modalities:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad
+from psamf_edge.compile.data.samples import Batch, Statistics
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.data.valence import VALENCE, side_of
 from psamf_edge.compile.data.voice_augment import VoiceAugmenter
+from psamf_edge.face.features import VISION_FEATURES
 
 EVIDENCE = np.array(
     [0.6, 0.25, 0.15], np.float32
@@ -45,6 +45,10 @@ MAX_FRAMES = 60
 # frame-to-frame wobble of a face in a video, as a share of each feature's spread over people
 FRAME_NOISE = 0.15
 
+# how the picture was framed, not what the face shows: FER2013's tight crops differ in these from any user's clip
+FRAMING = ("head_roll", "face_size", "mesh_score")
+FRAMED = np.array([feature.name in FRAMING for feature in VISION_FEATURES])  # (F,)
+
 
 def combine(labels: np.ndarray, present: np.ndarray) -> float:
     """The label of a subset. labels (3,) of text, audio, face; present (3,) of 0 and 1, at least one set."""
@@ -53,26 +57,6 @@ def combine(labels: np.ndarray, present: np.ndarray) -> float:
     if len(sides) < 2:
         return float(next((labels[i] for i in chosen if side_of(labels[i])), labels[chosen[0]]))
     return float(np.average(labels[chosen], weights=EVIDENCE[chosen]))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch, padded. B samples, S subsets of modalities each."""
-
-    ids: np.ndarray  # (B, L) int64
-    text_mask: np.ndarray  # (B, L)
-    audio: np.ndarray  # (B, Ta, 63)
-    audio_mask: np.ndarray  # (B, Ta)
-    face: np.ndarray  # (B, Tv, F)
-    face_mask: np.ndarray  # (B, Tv)
-    present: np.ndarray  # (B, S, 3)
-    labels: np.ndarray  # (B, S)
-
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """The seven inputs of the model, in its order."""
-        return (
-            self.ids, self.text_mask, self.audio, self.audio_mask, self.face, self.face_mask, self.present
-        )  # fmt: skip
 
 
 class Composer:
@@ -172,4 +156,12 @@ class Composer:
             *pad(faces, np.float32),
             present,
             labels,
+        )
+
+    def statistics(self) -> tuple[Statistics, Statistics]:
+        """Of the voices' features and of the faces'; the FRAMING features are not used."""
+        voices, faces = np.concatenate(self.speech.features), self.faces.features  # (sum T, 63), (N, F)
+        return (
+            Statistics(voices.mean(axis=0), voices.std(axis=0)),
+            Statistics(faces.mean(axis=0), faces.std(axis=0), FRAMED),
         )

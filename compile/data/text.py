@@ -24,6 +24,16 @@ class TextSet:
         return len(self.ids)
 
 
+def check_tokens(text: TextSet, vocabulary: int) -> None:
+    """Raise UsageError unless a model with `vocabulary` tokens can read the sentences."""
+    largest = max(int(ids.max()) for ids in text.ids)
+    if largest >= vocabulary:
+        raise UsageError(
+            f"The sentences of {text.name} have token ids up to {largest}, and the model knows {vocabulary} tokens: "
+            "the two have different vocabularies. MMSA's files have that of bert-base-uncased, with 30522 tokens."
+        )
+
+
 def read_text_set(path: Path, split: str, wordpiece: WordPiece, max_tokens: int) -> TextSet:
     """Read the rows of one split from a CSV with columns text, label and split.
 

@@ -11,6 +11,9 @@ MEL = slice(NAMES.index("log_mel_0"), NAMES.index("log_mel_39") + 1)
 LEVEL = NAMES.index("level")
 
 SHORTEST = 50  # hops: half a second, the shortest stretch that still has a syllable or two
+# of a recording, the least that a crop keeps; 0.6 told happy from negative voices less well on training speakers held
+# out (AUC .71 for .76 on EMO-DB, .910 for .918 on RAVDESS)
+SHORTEST_SHARE = 0.3
 MASKED_HOPS, MASKED_BANDS = 40, 10  # at most; SpecAugment's masks (Park et al. 2019, arXiv 1904.08779)
 BAND_OFFSET = 0.5  # spread of a constant added to each band, in natural-log power: about 2 dB
 LEVEL_OFFSET = 6.0  # dB: the recording level says nothing of the speaker, but it tells the corpora apart
@@ -23,9 +26,9 @@ class VoiceAugmenter:
         self.rng = rng
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """(T, 63) float32 -> (T', 63) float32, T' from six tenths of T to T."""
+        """(T, 63) float32 -> (T', 63) float32, T' from three tenths of T to T."""
         rng = self.rng
-        keep = max(SHORTEST, int(len(features) * rng.uniform(0.6, 1.0)))
+        keep = max(SHORTEST, int(len(features) * rng.uniform(SHORTEST_SHARE, 1.0)))
         start = rng.integers(0, max(1, len(features) - keep + 1))
         features = features[start : start + keep].copy()
         mean = features.mean(axis=0)  # (63,)

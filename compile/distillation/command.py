@@ -7,16 +7,20 @@ from pathlib import Path
 import click
 
 from psamf_edge.compile.command import DEFAULT_WEIGHTS
-from psamf_edge.compile.training.options import CommonOptions, TrainingCommand, training_options
+from psamf_edge.compile.training.options import (
+    CommonOptions,
+    DataOption,
+    TrainingCommand,
+    data_options,
+    training_options,
+)
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command("distill", cls=TrainingCommand)
 @click.argument("teachers", nargs=-1, required=True, type=FOLDER)
-@click.option(
-    "--data", type=FOLDER, required=True, help="Folder with mosi/, mosei/, speech/ and faces/ (see README, Training)."
-)
+@data_options
 @click.option(
     "--parts", type=FOLDER, default=DEFAULT_WEIGHTS, help="Weights directory with the face models and the vocabulary."
 )
@@ -28,18 +32,19 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--seed", type=int, help="[default: 0]")
 @training_options
 def distill_command(
-    common: CommonOptions, teachers: tuple[Path, ...], data: Path, parts: Path, out: Path, **chosen: int | None
+    common: CommonOptions, teachers: tuple[Path, ...], data: DataOption, parts: Path, out: Path, **chosen: int | None
 ) -> None:
     """Train the edge model with what TEACHERS know.
 
-    Each of TEACHERS is a directory that `psamf-edge train teacher` wrote. The student begins with the first one's text
-    blocks and learns its hidden states; it learns the mean of all their scores.
+    Each of TEACHERS is a directory that `psamf-edge train teacher` wrote, or each holds the weights of a larger
+    student. The student begins with the first one's text blocks and learns its hidden states; of all it learns the mean
+    score.
     """
     from psamf_edge.compile.distillation.settings import DistilSettings
-    from psamf_edge.compile.distillation.teaching import open_teaching
+    from psamf_edge.compile.distillation.source import open_source
     from psamf_edge.compile.training.student import train_student
 
-    settings = common.settings(DistilSettings, **chosen)
+    settings, chosen_data = common.settings(DistilSettings, **chosen), data.chosen()
     run = common.open_run(out, settings)
-    teaching = open_teaching(teachers, out, run.compute)
-    train_student(data, teaching, parts, out, settings, run, "psamf-edge distill TEACHER --data DATA -o OUT")
+    source = open_source(teachers, out, run.compute)
+    train_student(chosen_data, source, parts, out, settings, run, f"psamf-edge distill TEACHER {data.shown} -o OUT")

@@ -20,7 +20,7 @@ class Knowledge:
 
     scores: np.ndarray  # (N,), the mean over the teachers, in [-3, 3]
     cls: np.ndarray  # (N, H), the first teacher's CLS after its block N: what the student's trunk should end with
-    personality: np.ndarray  # (N, Hp), of the frozen personality encoder
+    personality: np.ndarray  # (N, H), of the frozen personality encoder, brought to the first teacher's text width
 
     def rows(self, chosen: np.ndarray) -> Knowledge:
         """Of the sentences `chosen`, in that order; one may come several times."""
@@ -47,7 +47,8 @@ def ask(
         personality: (N, Hp), of the encoder that all teachers were trained with.
     """
     N, first = len(sentences), teachers[0]
-    scores, cls = np.zeros(N, np.float32), np.zeros((N, first.config.bert.width), np.float32)
+    scores = np.zeros(N, np.float32)
+    cls, fitted = (np.zeros((N, first.config.bert.width), np.float32) for _ in range(2))
     order = np.argsort([len(ids) for ids in sentences], kind="stable")
     for start in range(0, N, batch):
         rows = order[start : start + batch]
@@ -57,7 +58,8 @@ def ask(
         mean = torch.stack([output.score.clamp(-3.0, 3.0) for output in outputs]).mean(dim=0)  # (B,)
         scores[rows] = mean.cpu().numpy()
         cls[rows] = outputs[0].s.float().cpu().numpy()
-    return Knowledge(scores, cls, personality.astype(np.float32))
+        fitted[rows] = first.fit_personality(vectors).float().cpu().numpy()
+    return Knowledge(scores, cls, fitted)
 
 
 def read_alone(teacher: Teacher, ids: Tensor, mask: Tensor, personality: Tensor) -> TeacherOutput:

@@ -51,6 +51,15 @@ class Teaching:
     teachers: Sequence[Teacher]
     vectors: Callable[[Sequence[np.ndarray]], np.ndarray]
 
+    def check_sizes(self, audio_features: int, face_features: int) -> None:
+        """Raise UsageError unless the teachers know such steps of voice and face."""
+        config = self.teachers[0].config
+        if (audio_features, face_features) != (config.audio_features, config.face_features):
+            raise UsageError(
+                f"The data has {audio_features} voice and {face_features} face features a step, the teacher was "
+                f"trained with {config.audio_features} and {config.face_features}; distil with features of that kind."
+            )
+
     def student(self, audio_features: int, face_features: int, text_blocks: int) -> Student:
         """One that begins with the first teacher's text blocks; text_blocks 0 keeps all."""
         return Student.from_teacher(self.teachers[0], audio_features, face_features, text_blocks or None)
@@ -62,20 +71,7 @@ class Teaching:
 
     def of_words(self, sentences: Sequence[np.ndarray]) -> Objective:
         """Stage 1's objective over the rows of `sentences`."""
-        known = self.knowledge(sentences)
-
-        def objective(scored: Scored, settings: DistilSettings) -> Loss:
-            rows = known.rows(scored.rows)
-            score, cls, personality = to_tensors((rows.scores, rows.cls, rows.personality), scored.labels.device)
-            output = scored.output
-            terms = {
-                "score": score_distance(output.score[:, 0], score),
-                "hidden": hidden_distance(scored.hidden[:, 0], cls),
-                "personality": personality_distance(output.personality[:, 0], personality),
-            }
-            return add_terms(score_objective(scored, settings), terms, settings)
-
-        return objective
+        return words_objective(self.knowledge(sentences))
 
     def of_composed(self, sentences: Sequence[np.ndarray]) -> Objective:
         """Stage 3's objective over the rows of `sentences`."""
@@ -86,9 +82,9 @@ class Teaching:
             if not (settings.distil_score or settings.distil_attention):
                 return score_objective(scored, settings)
             (vectors,) = to_tensors([personality[scored.rows]], scored.labels.device)
-            *inputs, _ = to_tensors(scored.batch.arrays(), scored.labels.device)
+            *inputs, present = to_tensors(scored.batch.arrays(), scored.labels.device)
             with torch.no_grad():
-                taught = [teacher(*inputs, vectors) for teacher in self.teachers]
+                taught = [teacher(*inputs, vectors, present[:, ALL]) for teacher in self.teachers]
             score = torch.stack([each.score.clamp(-3.0, 3.0) for each in taught]).mean(dim=0)  # (B,)
             audio_mask, face_mask = inputs[3], inputs[5]  # (B, Ta), (B, Tv)
             first, output = taught[0], scored.output
@@ -100,6 +96,23 @@ class Teaching:
             return add_terms(score_objective(scored, settings), terms, settings)
 
         return objective
+
+
+def words_objective(known: Knowledge) -> Objective:
+    """The labels, and what is known of each sentence: stage 1's objective over the same rows."""
+
+    def objective(scored: Scored, settings: DistilSettings) -> Loss:
+        rows = known.rows(scored.rows)
+        score, cls, personality = to_tensors((rows.scores, rows.cls, rows.personality), scored.labels.device)
+        output = scored.output
+        terms = {
+            "score": score_distance(output.score[:, 0], score),
+            "hidden": hidden_distance(scored.hidden[:, 0], cls),
+            "personality": personality_distance(output.personality[:, 0], personality),
+        }
+        return add_terms(score_objective(scored, settings), terms, settings)
+
+    return objective
 
 
 def add_terms(loss: Loss, terms: dict[str, Tensor], settings: DistilSettings) -> Loss:

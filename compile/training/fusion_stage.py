@@ -1,4 +1,4 @@
-"""Stage 3: face and fusion learn on composed samples, on top of the frozen text blocks and voice encoder.
+"""Stage 3: face and fusion learn on samples of all modalities, on top of the frozen text blocks and voice encoder.
 
 The trunk does not change, so its hidden states are computed once for each sentence; an epoch then costs about a minute
 on one core. Each sentence is scored for several subsets of modalities in one pass: that is the modality dropout.
@@ -6,16 +6,16 @@ on one core. Each sentence is scored for several subsets of modalities in one pa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from psamf_edge.compile.data.compose import Batch, Composer
-from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad
-from psamf_edge.compile.data.speech import SpeechSet
+from psamf_edge.compile.data.samples import Batch, Samples
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.fusion import FusionOutput, Stream
@@ -25,7 +25,9 @@ from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
 from psamf_edge.compile.training.loop import Trainer
 from psamf_edge.compile.training.objective import Objective, Scored, score_objective
 from psamf_edge.compile.training.settings import TrainSettings
-from psamf_edge.face.features import VISION_FEATURES
+
+if TYPE_CHECKING:
+    from psamf_edge.compile.model.teacher import Teacher
 
 TEXT, AUDIO, FACE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 ALL = (1.0, 1.0, 1.0)
@@ -58,33 +60,21 @@ def hidden_states(student: Student, text: TextSet, batch: int = 64) -> list[np.n
 
 
 def score_batch(student: Student, batch: Batch, states: Tensor, mask: Tensor) -> FusionOutput:
-    """Score a composed batch whose trunk outputs (B, L, H) and their mask (B, L) are known."""
+    """Score a batch whose trunk outputs (B, L, H) and their mask (B, L) are known."""
     audio, audio_mask, face, face_mask, present = to_tensors(batch.arrays()[2:], states.device)
     voice, sight = Stream(*student.audio(audio, audio_mask)), Stream(*student.face(face, face_mask))
     return student.fusion(states, mask, voice, sight, present)
 
 
-# how the picture was framed, not what the face shows: FER2013's tight crops differ in these from any user's clip
-FRAMING = ("head_roll", "face_size", "mesh_score")
-
-
-def set_feature_scales(student: Student, speech: SpeechSet, faces: FaceSet) -> None:
-    """Write the training data's mean and spread of each feature into the encoders; switch off the FRAMING features."""
-    voices = np.concatenate(speech.features)  # (sum T, 63)
-    for encoder, values in ((student.audio, voices), (student.face, faces.features)):
-        spread = values.std(axis=0)
+def set_feature_scales(model: Student | Teacher, samples: Samples) -> None:
+    """Write the training samples' mean and spread of each feature into the encoders; features not used get scale 0."""
+    for encoder, found in zip((model.audio, model.face), samples.statistics(), strict=True):
         # a feature that hardly varies in training must not be blown up when it does on a user's clip
-        scale = 1.0 / np.maximum(spread, 1e-3 * max(1.0, float(spread.max())))
-        encoder.feature_mean.copy_(torch.from_numpy(values.mean(axis=0)))
+        scale = 1.0 / np.maximum(found.spread, 1e-3 * max(1.0, float(found.spread.max())))
+        encoder.feature_mean.copy_(torch.from_numpy(found.mean))
         encoder.feature_scale.copy_(torch.from_numpy(scale.astype(np.float32)))
-    student.face.feature_scale[[f.name in FRAMING for f in VISION_FEATURES]] = 0.0
-
-
-def trainable(student: Student) -> list[torch.nn.Parameter]:
-    """Freeze the trunk, the last text block and the voice encoder, which have learnt their part; the rest trains."""
-    for part in (student.trunk, student.fusion.pre_fusion.block, student.audio):
-        part.requires_grad_(False)
-    return [p for p in student.parameters() if p.requires_grad]
+        if found.unused is not None:
+            encoder.feature_scale[torch.from_numpy(found.unused)] = 0.0
 
 
 SUBSET_NAMES = ("text", "audio", "face", "all", "mixed")
@@ -92,34 +82,45 @@ SUBSET_NAMES = ("text", "audio", "face", "all", "mixed")
 
 def train_fusion(
     student: Student,
-    text: TextSet,
-    speech: SpeechSet,
-    faces: FaceSet,
+    samples: Samples,
     settings: TrainSettings,
     run: Run,
     objective: Objective = score_objective,
     validation: Validation | None = None,
+    hear: Callable[[Tensor, Tensor], Tensor] | None = None,
+    voice_is_learnt: bool = True,
 ) -> None:
-    """Train in place, with the feature scales set; `speech` and `faces` hold training samples only."""
-    compute, rng = run.compute, np.random.default_rng(settings.seed + 1)
-    composer = Composer(text, speech, faces, rng, augment=True)
+    """Train in place, with the feature scales set.
+
+    Args:
+        samples: of the training split only.
+        hear: stage 2's own answer, voices (B, T, 63) and their mask (B, T) to valence (B,), which the score of a voice
+            alone is to keep: its labels are those that the encoder knows by heart.
+        voice_is_learnt: stage 2 has trained the voice encoder, which is frozen then; otherwise it trains with the rest.
+    """
+    compute, rng = run.compute, samples.rng
     student.to(compute.device)
-    hidden = hidden_states(student, text)
+    hidden = hidden_states(student, samples.text)
     batches = LengthBatches(np.array([len(h) for h in hidden]), settings.batch, rng)
-    groups = [{"params": trainable(student), "lr": settings.fusion_lr}]
     student.train()
-    for frozen in (student.fusion.pre_fusion.block, student.audio):
-        frozen.eval()  # its dropout would only add noise that the rest must fit
+    learnt = [student.trunk, student.fusion.pre_fusion.block, *([student.audio] if voice_is_learnt else [])]
+    for frozen in learnt:
+        frozen.requires_grad_(False).eval()  # its dropout would only add noise that the rest must fit
+    groups = [{"params": [p for p in student.parameters() if p.requires_grad], "lr": settings.fusion_lr}]
     trainer = Trainer(student, groups, settings.fusion_epochs * len(batches), settings, compute)
 
     def loss_of(rows: np.ndarray) -> Loss:
-        batch = share(composer.batch(rows, draw_subsets(len(rows), rng)), compute)
+        batch = share(samples.batch(rows, draw_subsets(len(rows), rng)), compute)
         rows = rows[compute.part()]
         states, mask = to_tensors(pad([hidden[i].astype(np.float32) for i in rows], np.float32), compute.device)
         (labels,) = to_tensors([batch.labels], compute.device)  # (B, S)
         with compute.autocast(settings.bfloat16):
             output = score_batch(student, batch, states, mask)
         loss, terms = objective(Scored(output, states, mask, rows, labels, batch), settings)
+        if hear:
+            heard = hear(*to_tensors((batch.audio, batch.audio_mask), compute.device))
+            gap = (output.score[:, SUBSET_NAMES.index("audio")].float() - heard).abs().mean()
+            loss, terms = loss + settings.voice_weight * gap, {**terms, "voice": gap.detach()}
         errors = (output.score.detach().float() - labels).abs().mean(dim=0)  # (S,)
         return loss, {**dict(zip(SUBSET_NAMES, errors, strict=True)), **terms}
 
@@ -127,6 +128,6 @@ def train_fusion(
 
 
 def share(batch: Batch, compute: Compute) -> Batch:
-    """This process's samples of a batch that all have composed alike."""
+    """This process's samples of a batch that all have drawn alike."""
     part = compute.part()
     return Batch(*(getattr(batch, item.name)[part] for item in fields(batch)))

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from psamf_edge.compile.data.compose import Batch
+from psamf_edge.compile.data.samples import Batch
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.fusion import FusionOutput
 from psamf_edge.compile.training.epochs import Loss
@@ -27,7 +27,7 @@ class Scored:
     mask: Tensor  # (B, L) of 0 and 1
     rows: np.ndarray  # (B,), of the text set in training: stage 1's is `merge_text`'s
     labels: Tensor  # (B, S), of each subset of modalities
-    batch: Batch | None = None  # stage 3: what was composed
+    batch: Batch | None = None  # stage 3's
 
 
 Objective = Callable[[Scored, TrainSettings], Loss]
@@ -42,6 +42,10 @@ def score_objective(scored: Scored, settings: TrainSettings) -> Loss:
 
 class Source(Protocol):
     """What a student is made from."""
+
+    def check_sizes(self, audio_features: int, face_features: int) -> None:
+        """Raise UsageError where data with such steps of voice and face cannot be learnt from."""
+        ...
 
     def student(self, audio_features: int, face_features: int, text_blocks: int) -> Student:
         """The untrained student; text_blocks 0 keeps all."""
@@ -61,6 +65,9 @@ class PretrainedText:
     """A Hugging Face BERT checkpoint, and the labels of the data."""
 
     bert: Path
+
+    def check_sizes(self, audio_features: int, face_features: int) -> None:
+        """Any will do: no text block depends on them."""
 
     def student(self, audio_features: int, face_features: int, text_blocks: int) -> Student:
         return Student.from_bert(self.bert, audio_features, face_features, text_blocks or None)

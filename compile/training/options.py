@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from psamf_edge.errors import UsageError
+
 if TYPE_CHECKING:
     from psamf_edge.compile.training.epochs import Run
     from psamf_edge.compile.training.settings import LoopSettings
@@ -108,6 +110,52 @@ def training_options(function: Callable) -> Callable:
     ):
         command = option(command)
     return command
+
+
+def data_options(function: Callable) -> Callable:
+    """Add --data and --features, of which a call has one; the function receives them as `data`, for `open_data`."""
+
+    @functools.wraps(function)
+    def command(data: Path | None, features: tuple[Path, ...], **values: Any) -> Any:
+        return function(data=DataOption(data, features), **values)
+
+    for option in (
+        click.option(
+            "--features",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            multiple=True,
+            help="File of real labelled clips that `psamf-edge extract` wrote, in place of --data. Repeatable.",
+        ),
+        click.option(
+            "--data",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="Folder with mosi/, mosei/, speech/ and faces/, to compose samples of (see README, Train).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class DataOption:
+    """The values of the options that `data_options` adds."""
+
+    folder: Path | None
+    files: tuple[Path, ...]
+
+    def chosen(self) -> Path | tuple[Path, ...]:
+        """The folder or the files. Raises UsageError unless it is one of the two."""
+        if (self.folder is None) != bool(self.files):
+            raise UsageError(
+                "Give either --data, a folder of sentences, voices and faces, or --features, files of labelled clips "
+                "that `psamf-edge extract` wrote."
+            )
+        return self.folder or self.files
+
+    @property
+    def shown(self) -> str:
+        """As the record of a training writes it."""
+        return "--features FILE" if self.files else "--data DATA"
 
 
 class TrainingCommand(click.Command):

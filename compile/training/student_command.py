@@ -1,4 +1,4 @@
-"""`psamf-edge train student`: data folders to a weights directory."""
+"""`psamf-edge train student`: labelled data to a weights directory."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from pathlib import Path
 import click
 
 from psamf_edge.compile.command import DEFAULT_WEIGHTS
-from psamf_edge.compile.training.options import CommonOptions, TrainingCommand, training_options
+from psamf_edge.compile.training.options import (
+    CommonOptions,
+    DataOption,
+    TrainingCommand,
+    data_options,
+    training_options,
+)
 
 
 @click.command("student", cls=TrainingCommand)
-@click.option(
-    "--data",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="Folder with mosi/, mosei/, speech/ and faces/ (see README, Training).",
-)
+@data_options
 @click.option(
     "--bert",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -43,12 +44,13 @@ from psamf_edge.compile.training.options import CommonOptions, TrainingCommand, 
 @click.option("--fusion-epochs", type=int, help="Epochs of stage 3.  [default: 5]")
 @training_options
 def student_command(
-    common: CommonOptions, data: Path, bert: Path, parts: Path, out: Path, **chosen: int | None
+    common: CommonOptions, data: DataOption, bert: Path, parts: Path, out: Path, **chosen: int | None
 ) -> None:
-    """Train the edge model on text, speech and face data."""
+    """Train the edge model on text, speech and face data, or on labelled clips."""
     from psamf_edge.compile.training.objective import PretrainedText
     from psamf_edge.compile.training.settings import TrainSettings
     from psamf_edge.compile.training.student import train_student
 
-    settings = common.settings(TrainSettings, **chosen)
-    train_student(data, PretrainedText(bert), parts, out, settings, common.open_run(out, settings))
+    settings, source = common.settings(TrainSettings, **chosen), PretrainedText(bert)
+    command = f"psamf-edge train student {data.shown} --bert BERT -o OUT"
+    train_student(data.chosen(), source, parts, out, settings, common.open_run(out, settings), command)

@@ -1,4 +1,4 @@
-"""`psamf-edge train teacher`: data folders to a PSA-MF that students are distilled from."""
+"""`psamf-edge train teacher`: labelled data to a PSA-MF that students are distilled from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 
 from psamf_edge.compile.command import DEFAULT_WEIGHTS
-from psamf_edge.compile.training.options import CommonOptions, TrainingCommand, training_options
+from psamf_edge.compile.training.options import (
+    CommonOptions,
+    DataOption,
+    TrainingCommand,
+    data_options,
+    training_options,
+)
 
 WITHOUT = {  # what the paper takes away, and the setting that does it
     "personality": {"personality": False},
@@ -20,9 +26,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command("teacher", cls=TrainingCommand)
-@click.option(
-    "--data", type=FOLDER, required=True, help="Folder with mosi/, mosei/, speech/ and faces/ (see README, Training)."
-)
+@data_options
 @click.option("--bert", required=True, help="Text encoder: a BERT checkpoint directory, or a name on the Hugging Face "
               "hub, which is then fetched.")  # fmt: skip
 @click.option("--personality", type=FOLDER, required=True, help="What `psamf-edge train personality` wrote.")
@@ -42,7 +46,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @training_options
 def teacher_command(
     common: CommonOptions,
-    data: Path,
+    data: DataOption,
     bert: str,
     personality: Path,
     parts: Path,
@@ -50,11 +54,11 @@ def teacher_command(
     without: tuple[str, ...],
     **chosen: int | str | None,
 ) -> None:
-    """Train PSA-MF in full, on sentences with composed voices and faces."""
+    """Train PSA-MF in full, on sentences with composed voices and faces, or on labelled clips."""
     from psamf_edge.compile.training.teacher import train_psamf
     from psamf_edge.compile.training.teacher_stage import TeacherSettings
 
     for part in without:
         chosen |= WITHOUT[part]
     settings = common.settings(TeacherSettings, **chosen)
-    train_psamf(data, bert, personality, parts, out, settings, common.open_run(out, settings))
+    train_psamf(data.chosen(), bert, personality, parts, out, settings, common.open_run(out, settings))

@@ -1,4 +1,4 @@
-"""Training of the teacher on composed samples: all of PSA-MF at once, each sample with one subset of modalities a step.
+"""Training of the teacher: all of PSA-MF at once, each sample with one subset of modalities a step.
 
 The personality vectors come from a frozen encoder and are computed once (compile/personality/vectors.py). Judged, and
 selected where settings.patience says so, on validation data alone.
@@ -13,10 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psamf_edge.compile.data.compose import Batch, Composer
-from psamf_edge.compile.data.faces import FaceSet
-from psamf_edge.compile.data.speech import SpeechSet
-from psamf_edge.compile.data.text import TextSet
+from psamf_edge.compile.data.samples import Batch, Samples
 from psamf_edge.compile.model.alignment import total_loss
 from psamf_edge.compile.model.teacher import Teacher, TeacherConfig
 from psamf_edge.compile.training.batching import LengthBatches
@@ -25,9 +22,8 @@ from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
 from psamf_edge.compile.training.fusion_stage import ALL, TEXT, share
 from psamf_edge.compile.training.loop import Trainer
 from psamf_edge.compile.training.settings import CorpusSettings, one_of, within
-from psamf_edge.compile.training.validation import SUBSETS
+from psamf_edge.compile.training.validation import SUBSETS, by_subset
 from psamf_edge.errors import UsageError
-from psamf_edge.metrics import evaluate_scores
 from psamf_edge.result import SCORE_LIMIT
 
 MODEL_OPTIONS = ("personality", "pre_fusion", "enhanced_fusion", "l_ps", "l_clm", "alignment_weight")
@@ -128,7 +124,7 @@ def draw_present(batch: int, settings: TeacherSettings, rng: np.random.Generator
 
 
 def teacher_inputs(batch: Batch, personality: np.ndarray, device: torch.device) -> list[Tensor]:
-    """What Teacher.forward takes, of a composed batch and the personality vectors (B, Hp) of its rows; present is still
+    """What Teacher.forward takes, of a batch and the personality vectors (B, Hp) of its rows; present is still
     (B, S, 3).
     """
     *streams, present = batch.arrays()
@@ -137,9 +133,7 @@ def teacher_inputs(batch: Batch, personality: np.ndarray, device: torch.device) 
 
 def train_teacher(
     teacher: Teacher,
-    text: TextSet,
-    speech: SpeechSet,
-    faces: FaceSet,
+    samples: Samples,
     personality: np.ndarray,
     settings: TeacherSettings,
     run: Run,
@@ -149,14 +143,13 @@ def train_teacher(
 
     Args:
         teacher: all of it trains but the parts without a gradient.
-        text, speech, faces: of the training split only.
-        personality: (N, Hp) float32, of the sentences.
+        samples: of the training split only.
+        personality: (N, Hp) float32, of their sentences.
         settings, run: as every training.
         validation: for early stopping and the plateau schedule; its metric is an error, the lower the better.
     """
-    compute, rng = run.compute, np.random.default_rng(settings.seed)
-    composer = Composer(text, speech, faces, rng, augment=True)
-    batches = LengthBatches(np.array([len(ids) for ids in text.ids]), settings.batch, rng)
+    compute, rng = run.compute, samples.rng
+    batches = LengthBatches(np.array([len(ids) for ids in samples.text.ids]), settings.batch, rng)
     teacher.to(compute.device).train()
     pretrained = list(teacher.text.parameters())
     known = {id(p) for p in pretrained}
@@ -170,7 +163,7 @@ def train_teacher(
     def loss_of(rows: np.ndarray) -> Loss:
         if settings.schedule == "plateau" and trainer.done % judged_every == 0:
             trainer.scheduler.agree(compute)
-        batch = share(composer.batch(rows, draw_present(len(rows), settings, rng)), compute)
+        batch = share(samples.batch(rows, draw_present(len(rows), settings, rng)), compute)
         (labels,) = to_tensors([batch.labels[:, 0]], compute.device)  # (B,)
         inputs = teacher_inputs(batch, personality[rows[compute.part()]], compute.device)
         with compute.autocast(settings.bfloat16):
@@ -184,32 +177,29 @@ def train_teacher(
 @torch.no_grad()
 def validate_teacher(
     teacher: Teacher,
-    text: TextSet,
-    speech: SpeechSet,
-    faces: FaceSet,
+    samples: Samples,
     personality: np.ndarray,
     subsets: Mapping[str, tuple] = SUBSETS,
     batch: int = 64,
 ) -> dict[str, dict]:
-    """The field's metrics for subsets of modalities, on the composed samples that the student is judged by.
+    """The field's metrics for subsets of modalities, on the samples that the student is judged by; see `by_subset`.
 
-    The set of sentences and its personality vectors (N, Hp), voices and faces are of the validation split.
+    The samples are of the validation split, personality (N, Hp) of their sentences.
     """
     was_training = teacher.training
     teacher.eval()
-    composer = Composer(text, speech, faces, np.random.default_rng(0), augment=False)
     rows_of_present = np.array(list(subsets.values()), np.float32)  # (S, 3)
-    scores, labels = [], []
-    for start in range(0, len(text), batch):
-        rows = np.arange(start, min(start + batch, len(text)))
-        composed = composer.batch(rows, np.tile(rows_of_present, (len(rows), 1, 1)))
-        inputs = teacher_inputs(composed, personality[rows], device_of(teacher))
+    scores, labels, there = [], [], []
+    for start in range(0, len(samples.text), batch):
+        rows = np.arange(start, min(start + batch, len(samples.text)))
+        drawn = samples.batch(rows, np.tile(rows_of_present, (len(rows), 1, 1)))
+        inputs = teacher_inputs(drawn, personality[rows], device_of(teacher))
         of_all = [
             teacher(*inputs[:-1], present).score.clamp(-SCORE_LIMIT, SCORE_LIMIT)
             for present in inputs[-1].unbind(dim=1)
         ]
         scores.append(torch.stack(of_all, dim=1).cpu().numpy())  # (B, S)
-        labels.append(composed.labels)
+        labels.append(drawn.labels)
+        there.append(drawn.present)
     teacher.train(was_training)
-    scores, labels = np.concatenate(scores), np.concatenate(labels)  # (N, S)
-    return {name: evaluate_scores(scores[:, i], labels[:, i]) for i, name in enumerate(subsets)}
+    return by_subset(*map(np.concatenate, (scores, labels, there)), subsets)

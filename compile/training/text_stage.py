@@ -15,7 +15,7 @@ from psamf_edge.compile.training.device import device_of, to_tensors
 from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
 from psamf_edge.compile.training.loop import Trainer
 from psamf_edge.compile.training.objective import Objective, Scored, score_objective
-from psamf_edge.compile.training.settings import CorpusSettings, TrainSettings
+from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.metrics import evaluate_scores
 
 
@@ -52,11 +52,11 @@ def evaluate_text(student: Student, text: TextSet, batch: int = 64) -> dict[str,
     return evaluate_scores(scores, text.labels)
 
 
-def merge_text(train: list[TextSet], settings: CorpusSettings) -> TextSet:
+def merge_text(train: list[TextSet], mosi_repeats: int) -> TextSet:
     """All training sets as one, MOSI repeated: the rows that a training of the text blocks draws."""
     ids, labels = [], []
     for text in train:
-        repeats = settings.mosi_repeats if text.name == "mosi" else 1
+        repeats = mosi_repeats if text.name == "mosi" else 1
         ids += text.ids * repeats
         labels += [text.labels] * repeats
     return TextSet("merged", ids, np.concatenate(labels))
@@ -71,7 +71,7 @@ def train_text(
     objective: Objective = score_objective,
 ) -> dict[str, dict[str, float]]:
     """Fine-tune on all training sets together; MOSI is repeated. Returns the metrics of each validation set."""
-    text, compute = merge_text(train, settings), run.compute
+    text, compute = merge_text(train, settings.mosi_repeats), run.compute
     rng = np.random.default_rng(settings.seed)
     batches = LengthBatches(np.array([len(ids) for ids in text.ids]), settings.batch, rng)
     pretrained = [*student.trunk.parameters(), *student.fusion.pre_fusion.block.parameters()]

@@ -1,13 +1,16 @@
-"""What a trained student scores on the validation splits: real single modalities first, composed samples after."""
+"""What a trained student scores on the validation splits, each subset of modalities by itself."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
-from psamf_edge.compile.data.compose import Batch, Composer
+from psamf_edge.compile.data.compose import Composer
 from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.padding import pad
+from psamf_edge.compile.data.samples import Batch, Samples
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.data.valence import NEGATIVE
@@ -69,27 +72,40 @@ def validate(
     seen = score_alone(student, [], list(faces.features[:, None]), FACE)
     metrics["face fer2013"] = {"n": len(faces), "sign_accuracy": sign_accuracy(seen, faces.emotions)}
     for text in texts:
-        for name, values in validate_composed(student, text, speech, faces, settings).items():
+        composer = Composer(text, speech, faces, np.random.default_rng(0), augment=False)
+        for name, values in validate_samples(student, composer, settings.batch).items():
             metrics[f"composed {text.name} {name}"] = values
     return metrics
 
 
 @torch.no_grad()
-def validate_composed(
-    student: Student, text: TextSet, speech: SpeechSet, faces: FaceSet, settings: TrainSettings
-) -> dict[str, dict]:
-    """The field's metrics for each subset of modalities on composed validation samples."""
+def validate_samples(student: Student, samples: Samples, batch: int) -> dict[str, dict]:
+    """The field's metrics for each subset of modalities; see `by_subset`."""
     student.eval()
-    composer = Composer(text, speech, faces, np.random.default_rng(0), augment=False)
-    hidden = hidden_states(student, text)
-    scores, labels = [], []
+    hidden = hidden_states(student, samples.text)
+    scores, labels, present = [], [], []
     subsets = np.array(list(SUBSETS.values()), np.float32)  # (7, 3)
-    for start in range(0, len(text), settings.batch):
-        rows = np.arange(start, min(start + settings.batch, len(text)))
-        batch = composer.batch(rows, np.tile(subsets, (len(rows), 1, 1)))
+    for start in range(0, len(samples.text), batch):
+        rows = np.arange(start, min(start + batch, len(samples.text)))
+        drawn = samples.batch(rows, np.tile(subsets, (len(rows), 1, 1)))
         states = pad([hidden[i].astype(np.float32) for i in rows], np.float32)
-        output = score_batch(student, batch, *to_tensors(states, device_of(student)))
+        output = score_batch(student, drawn, *to_tensors(states, device_of(student)))
         scores.append(output.score.clamp(-3.0, 3.0).cpu().numpy())
-        labels.append(batch.labels)
-    scores, labels = np.concatenate(scores), np.concatenate(labels)  # (N, 7)
-    return {name: evaluate_scores(scores[:, i], labels[:, i]) for i, name in enumerate(SUBSETS)}
+        labels.append(drawn.labels)
+        present.append(drawn.present)
+    return by_subset(*map(np.concatenate, (scores, labels, present)), SUBSETS)
+
+
+def by_subset(
+    scores: np.ndarray, labels: np.ndarray, present: np.ndarray, subsets: Mapping[str, tuple]
+) -> dict[str, dict]:
+    """Metrics of each subset from scores (N, S), labels (N, S) and what was there, present (N, S, 3).
+
+    A sample that has nothing of a subset does not count for it; a subset that no sample has anything of is left out.
+    """
+    has = (present * np.array(list(subsets.values()))).any(axis=2)  # (N, S)
+    return {
+        name: evaluate_scores(scores[has[:, i], i], labels[has[:, i], i])
+        for i, name in enumerate(subsets)
+        if has[:, i].any()
+    }

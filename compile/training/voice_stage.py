@@ -1,7 +1,7 @@
 """Stage 2: the voice encoder learns valence and emotion from acted speech, before it meets the words.
 
 Valence alone is one number a recording, and twelve hundred recordings are few: naming the emotion as well is what makes
-the encoder generalise to new speakers. The heads that do it are thrown away.
+the encoder generalise to new speakers. Stage 3 keeps to what the valence head says; then the heads are thrown away.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ class VoiceTask(nn.Module):
         y = self.head(self.dropout(summary))
         return y[:, 0], y[:, 1:]
 
+    @torch.no_grad()
+    def valence(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """x (B, T, 63), mask (B, T) -> valence (B,), without a gradient."""
+        return self(x, mask)[0]
+
 
 def sampling_weights(emotions: np.ndarray) -> np.ndarray:
     """How often to draw each recording (N,): sides by SIDE_SHARE, the emotions of a side alike."""
@@ -77,10 +82,10 @@ def train_voice(
     settings: TrainSettings,
     run: Run,
     valid: SpeechSet | None = None,
-) -> None:
+) -> VoiceTask:
     """Train the encoder in place on the recordings of `speech`; its feature scales must be set.
 
-    `valid` holds recordings of other speakers, for early stopping.
+    `valid` holds recordings of other speakers, for early stopping. Returns the encoder with its heads.
     """
     compute, rng = run.compute, np.random.default_rng(settings.seed + 2)
     names = sorted(set(speech.emotions))
@@ -108,15 +113,15 @@ def train_voice(
 
     validation = None if valid is None else Validation(lambda: judge(task, valid), "sign_accuracy", higher=True)
     run_epochs(trainer, batches, loss_of, run, "voice", {"rows": rng}, validation)
+    return task
 
 
-@torch.no_grad()
 def judge(task: VoiceTask, speech: SpeechSet) -> dict[str, float]:
     """Balanced accuracy of the valence sign on each corpus, and their mean."""
     scores = []
     for start in range(0, len(speech.features), 64):
         x, mask = to_tensors(pad(speech.features[start : start + 64], np.float32), device_of(task))
-        scores.append(task(x, mask)[0].cpu().numpy())
+        scores.append(task.valence(x, mask).cpu().numpy())
     scores, each = np.concatenate(scores), {}
     for corpus in np.unique(speech.corpora):
         chosen = speech.corpora == corpus
