@@ -11,18 +11,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from benchmarks.tables import ablations, conflicts, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 WEIGHTS = ROOT / "compile" / "weights" / "default"
 DOCUMENTS = (ROOT / "README.md", WEIGHTS / "MODEL_CARD.md")
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def demo() -> str:
@@ -77,6 +74,42 @@ def accuracy() -> str:
     return table(header, rows)
 
 
+SETS = {  # of the reliability benchmark
+    "text mosi": "words, CMU-MOSI",
+    "text mosei": "words, CMU-MOSEI",
+    "audio ravdess": "voice, RAVDESS actors not trained on",
+    "audio emodb": "voice, EMO-DB speakers not trained on",
+    "face fer2013": "face, FER2013",
+}
+
+
+def confidence() -> str:
+    """How sure the default bundle is beside how often it is right. ECE is measured on the samples it was fitted on."""
+    sets = json.loads((RESULTS / "reliability.json").read_text())["sets"]
+    header = ["validation", "mean confidence", "signs that are right", "ECE", "ECE by chance", "Brier"]
+    rows = [
+        [f"{label} ({sets[name]['n']})"]
+        + [f"{sets[name][key]:.3f}" for key in ("confidence", "accuracy", "ece_mass", "ece_chance", "brier")]
+        for name, label in SETS.items()
+    ]
+    return table(header, rows)
+
+
+def personality() -> str:
+    """The means over five traits on held-out texts, with their 95 % intervals, beside the majority."""
+    splits = json.loads((RESULTS / "personality.json").read_text())["metrics"]
+    header = ["personality encoder, held out", "majority", "accuracy", "AUC", "better than the majority"]
+    rows = []
+    for split, sets in splits.items():
+        for name, kinds in sets.items():
+            mean, n = kinds["texts"]["mean"], kinds["texts"]["n"]
+            measured = [f"{mean[k]:.3f} [{mean[f'{k}_interval'][0]:.2f}, {mean[f'{k}_interval'][1]:.2f}]"
+                        for k in ("accuracy", "auc")]  # fmt: skip
+            told = "yes" if mean["beats_majority"] else "no"
+            rows.append([f"{name}, {split} ({n})", f"{mean['majority']:.3f}", *measured, told])
+    return table(header, rows)
+
+
 def composed() -> str:
     """Every subset of modalities on composed validation samples, from the weights' training record."""
     metrics = json.loads((WEIGHTS / "training.json").read_text())["metrics"]
@@ -88,7 +121,29 @@ def composed() -> str:
     return table(["composed validation samples", "MAE", "Corr", "Acc-2 non0"], rows)
 
 
-TABLES = {"latency": latency, "accuracy": accuracy, "composed": composed}  # from files: the same on every machine
+def ablation(name: str) -> str:
+    """The model's rows of one table, for each choice of corpora that they were trained on."""
+    rows = json.loads((RESULTS / "ablations.json").read_text())["rows"]
+    parts = [ablations(rows, name, corpora) for corpora in dict.fromkeys(row["corpora"] for row in rows)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def conflicting() -> str:
+    """How far a voice and a face of each side shift the score of words."""
+    return conflicts(json.loads((RESULTS / "conflicts.json").read_text())["corpora"])
+
+
+TABLES = {  # from files: the same on every machine
+    "latency": latency,
+    "accuracy": accuracy,
+    "composed": composed,
+    "confidence": confidence,
+    "personality": personality,
+    "teachers": partial(ablation, "teacher"),
+    "distillation": partial(ablation, "distillation"),
+    "students": partial(ablation, "students"),
+    "conflicts": conflicting,
+}
 
 
 def filled(document: str, tables: dict[str, Callable[[], str]]) -> str:

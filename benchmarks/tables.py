@@ -1,0 +1,113 @@
+"""Result files to Markdown. Nothing here needs PyTorch."""
+
+from __future__ import annotations
+
+METRICS = {
+    "mae": "MAE",
+    "corr": "Corr",
+    "acc7": "Acc-7",
+    "acc2_has0": "Acc-2 has0",
+    "acc2_non0": "Acc-2 non0",
+    "f1_has0": "F1 has0",
+    "f1_non0": "F1 non0",
+}
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(value: dict | None) -> str:
+    """A mean with its deviation."""
+    if value is None:
+        return "-"
+    return f"{value['mean']:.3f}" + (f" ± {value['sd']:.3f}" if value["sd"] is not None else "")
+
+
+def ablations(rows: list[dict], name: str, corpora: str) -> str:
+    """One table of the results as Markdown, corpus by corpus: first words alone and everything, then every subset."""
+    chosen = [row for row in rows if (row["table"], row["corpora"]) == (name, corpora)]
+    parts = []
+    for corpus in dict.fromkeys(corpus for row in chosen for corpus in row["metrics"]):
+        of = [(row, row["metrics"][corpus]) for row in chosen if corpus in row["metrics"]]
+        samples = next(iter(of[0][1].values()))["samples"]
+        title = f"{corpus.upper()} validation ({samples}), trained on {trained_on(of[0][0])}"
+        parts += [headline(title, of), by_subset(title, of)]
+    if judged := [row for row in chosen if row["alone"]]:
+        parts.append(alone_table(judged))
+    if name == "students" and (measured := [row for row in chosen if "bundles" in row]):
+        parts.append(bundle_table(measured))
+    return "\n\n".join(parts)
+
+
+def trained_on(row: dict) -> str:
+    """The corpora of sentences with their sizes."""
+    return " and ".join(f"{name.upper()} ({count})" for name, count in row["data"]["text"].items())
+
+
+def headline(title: str, rows: list[tuple[dict, dict]]) -> str:
+    """Every metric of words alone, and what everything together changes."""
+    words = [f"{name}, words" for name in METRICS.values()]
+    header = [title, "text encoder", "seeds", *words, "MAE, all", "Acc-2 non0, all", "minutes"]
+    lines = []
+    for row, metrics in rows:
+        words, everything = metrics.get("text", {}), metrics.get("all", {})
+        cells = [cell(words.get(key)) for key in METRICS]
+        cells += [cell(everything.get("mae")), cell(everything.get("acc2_non0"))]
+        minutes = "-" if row["minutes"] is None else f"{row['minutes']:g}"
+        lines.append([row["title"], row["encoder"], str(row["n"]), *cells, minutes])
+    return table(header, lines)
+
+
+def by_subset(title: str, rows: list[tuple[dict, dict]]) -> str:
+    """The error of every subset of modalities, on composed samples."""
+    subsets = max((list(metrics) for _, metrics in rows), key=len)  # a row may be judged on some alone
+    lines = [
+        [row["title"], str(row["n"]), *(cell(metrics.get(name, {}).get("mae")) for name in subsets)]
+        for row, metrics in rows
+    ]
+    return table([f"{title}, MAE of each subset of modalities", "seeds", *subsets], lines)
+
+
+def alone_table(rows: list[dict]) -> str:
+    """Real voices and faces of people not trained on, one modality alone."""
+    sets = list(rows[0]["alone"])
+    lines = [[row["title"], str(row["n"]), *(cell(row["alone"].get(name)) for name in sets)] for row in rows]
+    return table(["balanced accuracy of the valence sign", "seeds", *sets], lines)
+
+
+def bundle_table(rows: list[dict]) -> str:
+    """The compiled students: accuracy on words through the Analyzer, size and latency."""
+    corpora = list(next(iter(rows[0]["bundles"].values()))["metrics"])
+    header = ["compiled student", "seeds", *(f"{name}, {c.upper()}" for c in corpora for name in ("MAE", "Acc-2 non0")),
+              "MB", "p50 ms", "p95 ms"]  # fmt: skip
+    lines = []
+    for row in rows:
+        for precision, values in row["bundles"].items():
+            cells = [cell(values["metrics"][c][key]) for c in corpora for key in ("mae", "acc2_non0")]
+            times = values.get("latency_ms") or {}
+            timed = [f"{times[key]:.1f}" if times else "-" for key in ("p50", "p95")]
+            lines.append([f"{row['title']}, {precision}", str(values["n"]), *cells, f"{values['size_mb']:.1f}", *timed])
+    return table(header, lines)
+
+
+def conflicts(corpora: dict[str, list[dict]]) -> str:
+    """The table as Markdown: mean shifts with their intervals, and the direction where there is a right one."""
+    parts = []
+    for corpus, rows in corpora.items():
+        sides = dict.fromkeys(row["company"] for row in rows)
+        header = [f"{corpus.upper()} validation: words", "with a", "n", "words alone", *sides]
+        lines = {}
+        for row in rows:
+            start = [row["words"], row["with"], str(row["n"]), f"{row['words_alone']:+.2f}"]
+            lines.setdefault((row["words"], row["with"]), start).append(shift_cell(row))
+        parts.append(table(header, list(lines.values())))
+    return "\n\n".join(parts)
+
+
+def shift_cell(row: dict) -> str:
+    """A shift, its interval and its direction."""
+    interval = "" if row["interval"] is None else " [{:+.2f}, {:+.2f}]".format(*row["interval"])
+    return f"{row['shift']:+.2f}{interval}" + (f" {row['direction']}" if "direction" in row else "")
