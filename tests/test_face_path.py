@@ -380,7 +380,7 @@ def test_path_of_an_empty_stretch(photo, start, end):
     assert path.features(0, 1000).frames_seen == 0
 
 
-def test_path_embeds_each_crop_once(photo):
+def test_path_embeds_every_second_crop_once(photo):
     batches = []
 
     def count(crops: np.ndarray) -> np.ndarray:
@@ -392,9 +392,25 @@ def test_path_embeds_each_crop_once(photo):
         path.observe(photo, 100 * i)
     path.features(0, 1000)
     path.features(500, 3500)
-    path.features(0, 3500)
-    # Eight at a time as the frames come; a stretch that ends between waits for what is left, here nothing or three.
-    assert batches == [8, 8, 8, 8, 3]
+    rows = path.features(0, 3500).values
+    # Of eight at a time as the frames come; a stretch that ends between waits for what is left, here nothing or three.
+    assert batches == [4, 4, 4, 4, 2]
+    assert len(rows) == 35
+
+
+def test_path_holds_an_expression_for_the_next_face(photo):
+    embedded = []
+
+    def number(crops: np.ndarray) -> np.ndarray:
+        start = len(embedded)
+        embedded.extend(crops)
+        return ones(crops) * np.arange(start, len(embedded))[:, None]
+
+    path = FacePath(DETECTOR, MESH, number)
+    for i in range(11):
+        path.observe(photo, 100 * i)
+    read = path.features(0, 1100).values[:, -1]
+    assert read.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
 
 
 def test_path_embeds_on_one_thread_that_ends_with_it(photo):
