@@ -200,6 +200,9 @@ def test_two_processes_do_what_one_does(tmp_path):
         first, second = (load_file(tmp_path / "2" / f"{name}-2-{rank}.safetensors") for rank in (0, 1))
         assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
     one = load_file(tmp_path / "1" / "none-1-0.safetensors")
+    # what a softmax adds to every score cancels: these gradients are rounding alone, which Adam blows up to whole steps
+    cancelling = ("attention.key.bias", "pooling.energy.2.bias")
     for key, tensor in one.items():
-        # Adam divides by the gradient's own size, so that rounding in a tiny one moves a weight by a step
-        assert torch.allclose(tensor, first[key], atol=2e-3), key
+        if not key.endswith(cancelling):
+            # Adam divides by the gradient's own size, so that rounding in a tiny one moves a weight by a step
+            assert torch.allclose(tensor, first[key], atol=2e-3), key
