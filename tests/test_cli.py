@@ -184,7 +184,7 @@ class TestArguments:
 
     def test_version_and_help(self):
         assert __version__ in run("--version").stdout
-        for name in ("infer", "evaluate", "compile", "train"):
+        for name in ("infer", "evaluate", "compile", "extract", "train", "distill"):
             assert name in run("--help").stdout
             assert run(name, "--help").exit_code == 0
 

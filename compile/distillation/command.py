@@ -6,28 +6,23 @@ from pathlib import Path
 
 import click
 
-from psamf_edge.compile.command import DEFAULT_WEIGHTS
 from psamf_edge.compile.training.options import (
+    FOLDER,
     CommonOptions,
     DataOption,
     TrainingCommand,
     data_options,
+    out_option,
+    parts_option,
     training_options,
 )
-
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command("distill", cls=TrainingCommand)
 @click.argument("teachers", nargs=-1, required=True, type=FOLDER)
 @data_options
-@click.option(
-    "--parts", type=FOLDER, default=DEFAULT_WEIGHTS, help="Weights directory with the face models and the vocabulary."
-)
-@click.option(
-    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True,
-    help="Weights directory to write. Run again with the same one to go on after an interruption.",
-)  # fmt: skip
+@parts_option
+@out_option
 @click.option("--text-blocks", type=int, help="Text blocks of the student.  [default: as many as the teacher]")
 @click.option("--seed", type=int, help="[default: 0]")
 @training_options

@@ -6,28 +6,20 @@ from pathlib import Path
 
 import click
 
-from psamf_edge.compile.training.options import CommonOptions, TrainingCommand, training_options
+from psamf_edge.compile.training.options import (
+    FOLDER,
+    CommonOptions,
+    TrainingCommand,
+    bert_option,
+    out_option,
+    training_options,
+)
 
 
 @click.command("personality", cls=TrainingCommand)
-@click.option(
-    "--data",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="Folder with essays.csv and friends_persona.csv.",
-)
-@click.option(
-    "--bert",
-    required=True,
-    help="Plain BERT: a folder with config.json, model.safetensors and vocab.txt, or a name on the Hugging Face hub.",
-)
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="Folder for personality.safetensors and personality.json. A finished training is not repeated.",
-)
+@click.option("--data", type=FOLDER, required=True, help="Folder with essays.csv and friends_persona.csv.")
+@bert_option
+@out_option
 @click.option("--seed", type=int, help="Of the training; the held-out texts stay the same.  [default: 0]")
 @click.option("--epochs", type=int, help="How often each text is seen.  [default: 1]")
 @training_options

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from psamf_edge.compile.command import DEFAULT_WEIGHTS
 from psamf_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,28 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings", bound="LoopSettings")
 SHOW = "--show-settings"
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+# options of several commands, each a decorator
+bert_option = click.option(
+    "--bert",
+    required=True,
+    help="Text encoder to begin with: a plain BERT, as a Hugging Face checkpoint directory or as a name on the hub, "
+    "which is then fetched. The default weights began with all-MiniLM-L6-v2.",
+)
+parts_option = click.option(
+    "--parts",
+    type=FOLDER,
+    default=DEFAULT_WEIGHTS,
+    help="Weights directory to take the face models and the vocabulary from.  [default: those that ship]",
+)
+out_option = click.option(
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Directory to write. Run again with the same one to go on after an interruption.",
+)
 
 
 @dataclass(frozen=True)

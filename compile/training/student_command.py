@@ -6,51 +6,37 @@ from pathlib import Path
 
 import click
 
-from psamf_edge.compile.command import DEFAULT_WEIGHTS
 from psamf_edge.compile.training.options import (
     CommonOptions,
     DataOption,
     TrainingCommand,
+    bert_option,
     data_options,
+    out_option,
+    parts_option,
     training_options,
 )
 
 
 @click.command("student", cls=TrainingCommand)
 @data_options
-@click.option(
-    "--bert",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="Hugging Face BERT checkpoint: config.json, model.safetensors. The default weights began with "
-    "all-MiniLM-L6-v2.",
-)
-@click.option(
-    "--parts",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=DEFAULT_WEIGHTS,
-    help="Weights directory to take the face models and the vocabulary from.",
-)
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="Weights directory to write. Run again with the same folder to go on after an interruption.",
-)
+@bert_option
+@parts_option
+@out_option
 @click.option("--text-blocks", type=int, help="Blocks of the checkpoint that are kept.  [default: all]")
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option("--text-epochs", type=int, help="Epochs of stage 1.  [default: 3]")
 @click.option("--fusion-epochs", type=int, help="Epochs of stage 3.  [default: 5]")
 @training_options
 def student_command(
-    common: CommonOptions, data: DataOption, bert: Path, parts: Path, out: Path, **chosen: int | None
+    common: CommonOptions, data: DataOption, bert: str, parts: Path, out: Path, **chosen: int | None
 ) -> None:
     """Train the edge model on text, speech and face data, or on labelled clips."""
+    from psamf_edge.compile.model.bert import find_bert
     from psamf_edge.compile.training.objective import PretrainedText
     from psamf_edge.compile.training.settings import TrainSettings
     from psamf_edge.compile.training.student import train_student
 
-    settings, source = common.settings(TrainSettings, **chosen), PretrainedText(bert)
+    settings, source = common.settings(TrainSettings, **chosen), PretrainedText(find_bert(bert))
     command = f"psamf-edge train student {data.shown} --bert BERT -o OUT"
     train_student(data.chosen(), source, parts, out, settings, common.open_run(out, settings), command)

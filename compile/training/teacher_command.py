@@ -6,12 +6,15 @@ from pathlib import Path
 
 import click
 
-from psamf_edge.compile.command import DEFAULT_WEIGHTS
 from psamf_edge.compile.training.options import (
+    FOLDER,
     CommonOptions,
     DataOption,
     TrainingCommand,
+    bert_option,
     data_options,
+    out_option,
+    parts_option,
     training_options,
 )
 
@@ -22,21 +25,14 @@ WITHOUT = {  # what the paper takes away, and the setting that does it
     "pre_fusion": {"pre_fusion": False},
     "enhanced_fusion": {"enhanced_fusion": False},
 }
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command("teacher", cls=TrainingCommand)
 @data_options
-@click.option("--bert", required=True, help="Text encoder: a BERT checkpoint directory, or a name on the Hugging Face "
-              "hub, which is then fetched.")  # fmt: skip
+@bert_option
 @click.option("--personality", type=FOLDER, required=True, help="What `psamf-edge train personality` wrote.")
-@click.option(
-    "--parts", type=FOLDER, default=DEFAULT_WEIGHTS, help="Weights directory with the face models and the vocabulary."
-)
-@click.option(
-    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True,
-    help="Directory to write. Run again with the same one to go on after an interruption.",
-)  # fmt: skip
+@parts_option
+@out_option
 @click.option("--preset", type=click.Choice(("drawn", "released")),
               help="As the paper draws the model, or as its code was released.  [default: drawn]")  # fmt: skip
 @click.option("--without", type=click.Choice(tuple(WITHOUT)), multiple=True,
