@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.model.teacher import Teacher, TeacherOutput
 from psamf_edge.compile.training.device import device_of, to_tensors
+from psamf_edge.compile.training.reading import by_length
+from psamf_edge.result import SCORE_LIMIT
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,18 @@ def ask(
     N, first = len(sentences), teachers[0]
     scores = np.zeros(N, np.float32)
     cls, fitted = (np.zeros((N, first.config.bert.width), np.float32) for _ in range(2))
-    order = np.argsort([len(ids) for ids in sentences], kind="stable")
-    for start in range(0, N, batch):
-        rows = order[start : start + batch]
-        ids, mask = to_tensors(pad([sentences[i] for i in rows], np.int64), device_of(first))
+    for rows, ids, mask in by_length(sentences, batch, device_of(first)):
         (vectors,) = to_tensors([personality[rows]], ids.device)
         outputs = [read_alone(teacher, ids, mask, vectors) for teacher in teachers]
-        mean = torch.stack([output.score.clamp(-3.0, 3.0) for output in outputs]).mean(dim=0)  # (B,)
-        scores[rows] = mean.cpu().numpy()
+        scores[rows] = mean_score([output.score for output in outputs]).cpu().numpy()
         cls[rows] = outputs[0].s.float().cpu().numpy()
         fitted[rows] = first.fit_personality(vectors).float().cpu().numpy()
     return Knowledge(scores, cls, fitted)
+
+
+def mean_score(scores: Sequence[Tensor]) -> Tensor:
+    """The mean of several models' scores (B,), each held inside the range of labels."""
+    return torch.stack([score.clamp(-SCORE_LIMIT, SCORE_LIMIT) for score in scores]).mean(dim=0)
 
 
 def read_alone(teacher: Teacher, ids: Tensor, mask: Tensor, personality: Tensor) -> TeacherOutput:

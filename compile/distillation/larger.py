@@ -6,19 +6,19 @@ Its labels of composed samples would be no better than those that the compositio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from psamf_edge.compile.data.padding import pad
-from psamf_edge.compile.distillation.knowledge import Knowledge, distinct
+from psamf_edge.compile.distillation.knowledge import Knowledge, distinct, mean_score
 from psamf_edge.compile.distillation.teaching import words_objective
 from psamf_edge.compile.model import Student
-from psamf_edge.compile.model.student import kept_blocks, load_student
-from psamf_edge.compile.training.device import Compute, device_of, to_tensors
+from psamf_edge.compile.model.student import load_student
+from psamf_edge.compile.training.device import Compute, device_of
 from psamf_edge.compile.training.objective import Objective, score_objective
+from psamf_edge.compile.training.reading import by_length
 from psamf_edge.compile.training.text_stage import score_text_states
 from psamf_edge.errors import UsageError
 
@@ -37,16 +37,7 @@ class LargerStudents:
 
     def student(self, audio_features: int, face_features: int, text_blocks: int) -> Student:
         """One that begins with some of the first student's text blocks and all of its fusion; 0 keeps all blocks."""
-        first = self.students[0]
-        have = first.config.bert.blocks
-        kept = kept_blocks(have, text_blocks or have)
-        bert = replace(first.config.bert, blocks=len(kept))
-        student = Student(replace(first.config, audio_features=audio_features, face_features=face_features, bert=bert))
-        student.trunk.embeddings.load_state_dict(first.trunk.embeddings.state_dict())
-        student.fusion.load_state_dict(first.fusion.state_dict())  # the pre-fusion block, always the last one, included
-        for block, index in zip(student.trunk.blocks, kept[:-1], strict=True):
-            block.load_state_dict(first.trunk.blocks[index].state_dict())
-        return student
+        return Student.from_student(self.students[0], audio_features, face_features, text_blocks or None)
 
     @torch.no_grad()
     def knowledge(self, sentences: Sequence[np.ndarray], batch: int = 64) -> Knowledge:
@@ -55,14 +46,10 @@ class LargerStudents:
         width = self.students[0].config.bert.width
         scores = np.zeros(len(different), np.float32)
         cls, personality = (np.zeros((len(different), width), np.float32) for _ in range(2))
-        order = np.argsort([len(ids) for ids in different], kind="stable")
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            ids, mask = to_tensors(pad([different[i] for i in rows], np.int64), device_of(self.students[0]))
+        for rows, ids, mask in by_length(different, batch, device_of(self.students[0])):
             states = [student.trunk(ids, mask) for student in self.students]  # (B, L, H) each
             outputs = [score_text_states(*each, mask) for each in zip(self.students, states, strict=True)]
-            mean = torch.stack([output.score[:, 0].clamp(-3.0, 3.0) for output in outputs]).mean(dim=0)  # (B,)
-            scores[rows] = mean.cpu().numpy()
+            scores[rows] = mean_score([output.score[:, 0] for output in outputs]).cpu().numpy()
             cls[rows] = states[0][:, 0].cpu().numpy()
             personality[rows] = outputs[0].personality[:, 0].cpu().numpy()
         return Knowledge(scores, cls, personality).rows(own)

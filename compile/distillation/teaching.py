@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from psamf_edge.compile.distillation.knowledge import Knowledge, ask, distinct
+from psamf_edge.compile.distillation.knowledge import Knowledge, ask, distinct, mean_score
 from psamf_edge.compile.distillation.losses import (
     attention_divergence,
     hidden_distance,
@@ -85,7 +85,7 @@ class Teaching:
             *inputs, present = to_tensors(scored.batch.arrays(), scored.labels.device)
             with torch.no_grad():
                 taught = [teacher(*inputs, vectors, present[:, ALL]) for teacher in self.teachers]
-            score = torch.stack([each.score.clamp(-3.0, 3.0) for each in taught]).mean(dim=0)  # (B,)
+            score = mean_score([each.score for each in taught])  # (B,)
             audio_mask, face_mask = inputs[3], inputs[5]  # (B, Ta), (B, Tv)
             first, output = taught[0], scored.output
             terms = {

@@ -97,6 +97,26 @@ class Student(nn.Module):
         return student
 
     @classmethod
+    def from_student(
+        cls, larger: Student, audio_features: int, face_features: int, text_blocks: int | None = None
+    ) -> Student:
+        """A student that begins with a trained one's text blocks and all of its fusion; its encoders are new.
+
+        Args and errors as for `from_bert`.
+        """
+        config = larger.config
+        settings = {
+            name: getattr(config, name) for name in ("width", "heads", "audio_strides", "face_strides", "dropout")
+        }
+        blocks = [block.state_dict() for block in (*larger.trunk.blocks, larger.fusion.pre_fusion.block)]
+        embeddings = larger.trunk.embeddings.state_dict()
+        student = cls._from_blocks(
+            config.bert, embeddings, blocks, audio_features, face_features, text_blocks, settings
+        )
+        student.fusion.load_state_dict(larger.fusion.state_dict())
+        return student
+
+    @classmethod
     def _from_blocks(
         cls,
         bert: BertConfig,

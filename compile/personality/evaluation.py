@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.personality.data import TRAITS
 from psamf_edge.compile.personality.model import PersonalityEncoder
-from psamf_edge.compile.training.device import device_of, to_tensors
+from psamf_edge.compile.training.device import device_of
+from psamf_edge.compile.training.reading import by_length
 
 MEASURES = ("accuracy", "balanced_accuracy", "auc", "above_majority")
 RESAMPLES = 1000  # enough for two digits of a 95 % interval
@@ -21,10 +21,7 @@ DIGITS = 4
 def predict(encoder: PersonalityEncoder, windows: Sequence[np.ndarray], batch: int = 32) -> np.ndarray:
     """Probabilities (N, 5) of windows of token ids (L_i,), by an encoder in evaluation mode."""
     probabilities = np.zeros((len(windows), len(TRAITS)), np.float32)
-    order = np.argsort([len(window) for window in windows], kind="stable")
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        ids, mask = to_tensors(pad([windows[i] for i in rows], np.int64), device_of(encoder))
+    for rows, ids, mask in by_length(windows, batch, device_of(encoder)):
         probabilities[rows] = torch.sigmoid(encoder(ids, mask)).cpu().numpy()
     return probabilities
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.personality.model import PersonalityEncoder
-from psamf_edge.compile.training.device import device_of, to_tensors
+from psamf_edge.compile.training.device import device_of
+from psamf_edge.compile.training.reading import by_length
 from psamf_edge.errors import UsageError
 
 
@@ -29,10 +29,7 @@ def personality_vectors(encoder: PersonalityEncoder, ids: Sequence[np.ndarray], 
     vectors = np.zeros((len(ids), encoder.config.width), np.float32)
     was_training = encoder.training
     encoder.eval()
-    order = np.argsort(lengths, kind="stable")  # texts of like length together: little is padding
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        tokens, mask = to_tensors(pad([ids[i] for i in rows], np.int64), device_of(encoder))
+    for rows, tokens, mask in by_length(ids, batch, device_of(encoder)):
         vectors[rows] = encoder.vector(tokens, mask).cpu().numpy()
     encoder.train(was_training)
     return vectors

@@ -24,6 +24,7 @@ from psamf_edge.compile.training.device import Compute, device_of, to_tensors
 from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
 from psamf_edge.compile.training.loop import Trainer
 from psamf_edge.compile.training.objective import Objective, Scored, score_objective
+from psamf_edge.compile.training.reading import by_length
 from psamf_edge.compile.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -48,11 +49,8 @@ def draw_subsets(batch: int, rng: np.random.Generator) -> np.ndarray:
 def hidden_states(student: Student, text: TextSet, batch: int = 64) -> list[np.ndarray]:
     """The trunk's output (L_i, H) of every sentence, as float16 to hold them all in memory."""
     student.eval()
-    order = np.argsort([len(ids) for ids in text.ids], kind="stable")
     hidden: list[np.ndarray] = [np.empty(0)] * len(text)
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        ids, mask = to_tensors(pad([text.ids[i] for i in rows], np.int64), device_of(student))
+    for rows, ids, mask in by_length(text.ids, batch, device_of(student)):
         states = student.trunk(ids, mask).half().cpu().numpy()  # (B, L, H)
         for row, state in zip(rows, states, strict=True):
             hidden[row] = state[: len(text.ids[row])]

@@ -15,6 +15,7 @@ from psamf_edge.compile.training.device import device_of, to_tensors
 from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
 from psamf_edge.compile.training.loop import Trainer
 from psamf_edge.compile.training.objective import Objective, Scored, score_objective
+from psamf_edge.compile.training.reading import by_length
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.metrics import evaluate_scores
 
@@ -42,11 +43,8 @@ def evaluate_text(student: Student, text: TextSet, batch: int = 64) -> dict[str,
     """The field's metrics on a text set, scores clamped to [-3, 3] as the exported model does."""
     was_training = student.training
     student.eval()
-    order = np.argsort([len(ids) for ids in text.ids], kind="stable")
     scores = np.zeros(len(text), np.float32)
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        ids, mask = to_tensors(pad([text.ids[i] for i in rows], np.int64), device_of(student))
+    for rows, ids, mask in by_length(text.ids, batch, device_of(student)):
         scores[rows] = score_text(student, ids, mask).score[:, 0].clamp(-3.0, 3.0).cpu().numpy()
     student.train(was_training)
     return evaluate_scores(scores, text.labels)

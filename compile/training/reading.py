@@ -1,0 +1,22 @@
+"""Sentences for a model that only reads them: each once, in batches of like length so that little is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psamf_edge.compile.data.padding import pad
+from psamf_edge.compile.training.device import to_tensors
+
+
+def by_length(
+    sentences: Sequence[np.ndarray], batch: int, device: torch.device
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Rows (B,) of the sentences, token ids (L_i,); on the device their ids (B, L) and mask (B, L) of 0 and 1."""
+    order = np.argsort([len(ids) for ids in sentences], kind="stable")
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        yield rows, *to_tensors(pad([sentences[i] for i in rows], np.int64), device)
