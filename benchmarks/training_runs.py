@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.measure import machine
 from benchmarks.variants import TEACHER, Variant, settings_of
 from psamf_edge.compile.distillation.teaching import open_teaching
-from psamf_edge.compile.model.bert import find_bert
+from psamf_edge.compile.model.pretrained import find_encoder
 from psamf_edge.compile.training.epochs import Run
 from psamf_edge.compile.training.files import atomic
 from psamf_edge.compile.training.log import Log
@@ -109,7 +109,7 @@ def make(variant: Variant, seed: int, material: Material, settings: LoopSettings
     if variant.kind == "distilled":
         source = open_teaching([material.folder(TEACHER, seed)], folder, run.compute)
     else:
-        source = PretrainedText(find_bert(material.bert))
+        source = PretrainedText(find_encoder(material.bert))
     train_student(material.data, source, material.parts, folder, settings, run, COMMAND)
 
 

@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not 
 
 from psamf_edge.compile.model.alignment import total_loss
 from psamf_edge.compile.model.attention import CrossModalAttention, CrossModalBlock
-from psamf_edge.compile.model.bert import BertConfig, find_bert
+from psamf_edge.compile.model.bert import BertConfig
+from psamf_edge.compile.model.pretrained import find_encoder
 from psamf_edge.compile.model.recurrence import RecurrentEncoder
 from psamf_edge.compile.model.teacher import Teacher, TeacherConfig, load_teacher, save_teacher
 from psamf_edge.errors import UsageError
@@ -469,7 +470,7 @@ def test_an_encoder_that_is_not_bert(checkpoint, tmp_path, change):
     _, folder = checkpoint
     (tmp_path / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | change))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    with pytest.raises(UsageError, match="must be a plain BERT"):
+    with pytest.raises(UsageError, match="must be a plain BERT or an MPNet"):
         Teacher.from_bert(tmp_path, 5, 7)
 
 
@@ -503,7 +504,7 @@ def test_a_name_is_asked_of_the_hub(monkeypatch, tmp_path):
         return str(tmp_path)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
-    assert find_bert("somebody/some-bert") == tmp_path
+    assert find_encoder("somebody/some-bert") == tmp_path
     assert asked == [("somebody/some-bert", {"config.json", "model.safetensors", "vocab.txt"})]
 
     def refuse(name, allow_patterns):
@@ -511,4 +512,4 @@ def test_a_name_is_asked_of_the_hub(monkeypatch, tmp_path):
 
     monkeypatch.setattr(hub, "snapshot_download", refuse)
     with pytest.raises(UsageError, match=r"somebody/some-bert.*no route.*give a directory"):
-        find_bert("somebody/some-bert")
+        find_encoder("somebody/some-bert")

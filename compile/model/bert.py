@@ -1,21 +1,22 @@
 """The blocks of BERT that the trunk is made of, written out so that each export and each mask is ours to see.
 
-Parameter names follow this file; `load_bert` maps them from any Hugging Face BERT checkpoint directory (config.json and
-model.safetensors). tests/test_model_bert.py compares the outputs with transformers' BertModel.
+Parameter names follow this file; pretrained.py maps them from Hugging Face checkpoints of BERT and of MPNet.
+tests/test_model_bert.py compares the outputs with transformers' BertModel and MPNetModel.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from psamf_edge.compile.model.attention import MASKED, FoldedAttention
-from psamf_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from psamf_edge.compile.model.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,31 @@ class BertConfig:
     blocks: int = 6
     positions: int = 512
     norm_eps: float = 1e-12
+    relative_buckets: int = 0  # of the distances between two tokens, see RelativeBias; BERT has none
+
+
+class RelativeBias(nn.Module):
+    """MPNet's learned bias of attention scores by how far the key stands from the query, for each head (T5's, Raffel et
+    al. 2020): half of the buckets for each direction, near distances one by one and far ones by their logarithm.
+    """
+
+    FAR = 128  # tokens; all distances from here share the last bucket
+
+    def __init__(self, buckets: int, heads: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(buckets, heads)
+
+    def forward(self, length: int) -> Tensor:
+        """(1, h, length, length): row of the query, column of the key."""
+        places = torch.arange(length, device=self.table.weight.device)
+        distance = places[:, None] - places[None, :]  # (L, L), positive where the key comes before the query
+        side = self.table.num_embeddings // 2
+        near = side // 2
+        size = distance.abs()
+        logarithm = torch.log(size.clamp(min=1) / near) / math.log(self.FAR / near)  # 0 at `near`, 1 at FAR
+        far = (near + logarithm * (side - near)).long().clamp(max=side - 1)
+        bucket = torch.where(size < near, size, far) + side * (distance < 0)
+        return self.table(bucket).permute(2, 0, 1).unsqueeze(0)
 
 
 class Embeddings(nn.Module):
@@ -60,7 +86,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Whole-sequence form: x (B, L, H), bias (B, 1, 1, L) added to the scores -> (B, L, H)."""
+        """Whole-sequence form: x (B, L, H), bias (B, 1 or h, 1 or L, L) added to the scores -> (B, L, H)."""
         B, L, H = x.shape
         a = self.attention
         q, k, v = (p(x).view(B, L, a.heads, a.head_width).transpose(1, 2) for p in (a.query, a.key, a.value))
@@ -92,110 +118,32 @@ class Trunk(nn.Module):
     def __init__(self, config: BertConfig, blocks: int, dropout: float) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
+        self.relative = RelativeBias(config.relative_buckets, config.heads) if config.relative_buckets else None
         self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(blocks))
         self.dropout = nn.Dropout(dropout)
 
+    def load(self, pretrained: Pretrained, blocks: int | None = None) -> None:
+        """Take over pre-trained weights, in the first `blocks` blocks (all where None)."""
+        self.embeddings.load_state_dict(pretrained.embeddings)
+        if self.relative is not None:
+            self.relative.load_state_dict(pretrained.relative)
+        known = pretrained.blocks[: len(self.blocks) if blocks is None else blocks]
+        for block, state in zip(self.blocks, known, strict=False):
+            block.load_state_dict(state)
+
+    def bias(self, mask: Tensor, others: int = 0) -> Tensor:
+        """What the blocks add to their scores: mask (B, L) of L - `others` tokens and then of others, which stand
+        nowhere and have no distance -> (B, 1 or h, 1 or L, L).
+        """
+        bias = attention_bias(mask)
+        if self.relative is None:
+            return bias
+        return bias + nn.functional.pad(self.relative(mask.shape[1] - others), (0, others, 0, others))
+
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids (B, L) int64, mask (B, L) of 0 and 1 -> hidden states after the last block (B, L, H)."""
-        bias = attention_bias(mask)
+        bias = self.bias(mask)
         x = self.dropout(self.embeddings(ids))  # (B, L, H)
         for block in self.blocks:
             x = block(x, bias)
         return x
-
-
-_RENAMED = {
-    "attention.self.query": "attention.query",
-    "attention.self.key": "attention.key",
-    "attention.self.value": "attention.value",
-    "attention.output.dense": "attention.out",
-    "attention.output.LayerNorm": "norm",
-    "intermediate.dense": "up",
-    "output.dense": "down",
-    "output.LayerNorm": "output_norm",
-}
-
-
-CHECKPOINT = ("config.json", "model.safetensors")
-
-
-def find_bert(name: str | Path) -> Path:
-    """A checkpoint directory: `name` itself where it is one, else the Hugging Face hub's copy, fetched once.
-
-    Raises:
-        UsageError: neither a directory nor a repository that the hub gives out.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    import huggingface_hub  # comes with transformers; only who names a hub repository needs a network
-
-    try:
-        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=[*CHECKPOINT, "vocab.txt"]))
-    except (OSError, ValueError) as error:  # the hub's own errors are of these two kinds
-        raise UsageError(
-            f"The text encoder {str(name)!r} is no directory here and could not be had from the Hugging Face hub "
-            f"({str(error).partition(chr(10))[0]}); give a directory with config.json, model.safetensors and vocab.txt."
-        ) from error
-
-
-def _check_bert(directory: Path) -> dict:
-    """The config of a checkpoint that `Block` can compute: absolute positions, exact GELU, norm after each residual."""
-    absent = [name for name in CHECKPOINT if not (directory / name).is_file()]
-    if absent:
-        raise UsageError(f"{directory} lacks {' and '.join(absent)}; a Hugging Face BERT checkpoint has both.")
-    # recent transformers leave the kind of positions out: BERT knows only one there
-    raw = {"position_embedding_type": "absolute", **json.loads((directory / "config.json").read_text())}
-    wanted = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
-    for name, value in wanted.items():
-        if raw.get(name) != value:
-            raise UsageError(
-                f"{directory} has {name} {raw.get(name)!r}; the text encoder must be a plain BERT ({name} {value!r}), "
-                "such as bert-base-uncased or all-MiniLM-L6-v2."
-            )
-    return raw
-
-
-def load_bert(directory: Path) -> tuple[BertConfig, dict[str, Tensor], list[dict[str, Tensor]]]:
-    """Read a Hugging Face BERT checkpoint.
-
-    Returns:
-        The sizes, the state of `Embeddings`, and the state of each `Block` in order.
-
-    Raises:
-        UsageError: a file is missing, or the encoder is not a plain BERT (RoBERTa, DistilBERT, ALBERT and others).
-    """
-    from safetensors.torch import load_file
-
-    raw = _check_bert(directory)
-    config = BertConfig(
-        vocabulary=raw["vocab_size"],
-        width=raw["hidden_size"],
-        heads=raw["num_attention_heads"],
-        feed_forward=raw["intermediate_size"],
-        blocks=raw["num_hidden_layers"],
-        positions=raw["max_position_embeddings"],
-        norm_eps=raw["layer_norm_eps"],
-    )
-    state = {
-        # bert-base-uncased still has TensorFlow's names for the scale and shift of a norm
-        name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias"): value
-        for name, value in load_file(directory / "model.safetensors").items()
-    }
-    segment = state["embeddings.token_type_embeddings.weight"][0]  # (H,): we only ever have one segment
-    embeddings = {
-        "token.weight": state["embeddings.word_embeddings.weight"],
-        "position.weight": state["embeddings.position_embeddings.weight"] + segment,
-        "norm.weight": state["embeddings.LayerNorm.weight"],
-        "norm.bias": state["embeddings.LayerNorm.bias"],
-    }
-    blocks = []
-    for index in range(config.blocks):
-        prefix = f"encoder.layer.{index}."
-        blocks.append(
-            {
-                f"{ours}.{kind}": state[f"{prefix}{theirs}.{kind}"]
-                for theirs, ours in _RENAMED.items()
-                for kind in ("weight", "bias")
-            }
-        )
-    return config, embeddings, blocks

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from psamf_edge.compile.model.bert import BertConfig, Trunk, load_bert
+from psamf_edge.compile.model.bert import BertConfig, Trunk
 from psamf_edge.compile.model.encoders import SequenceEncoder
 from psamf_edge.compile.model.fusion import Fusion, FusionOutput, Stream
+from psamf_edge.compile.model.pretrained import load_encoder
 from psamf_edge.compile.model.storage import read_weights, save_weights
 from psamf_edge.errors import UsageError
 
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Every size of the model. Written into the weights and into the bundle's manifest."""
+    """Every size of the model. Written into the weights and into the bundle's manifest.
+
+    Raises:
+        UsageError: the text encoder has relative positions.
+    """
 
     audio_features: int
     face_features: int
@@ -31,6 +36,13 @@ class StudentConfig:
     audio_strides: tuple[int, ...] = (2, 2, 2, 1)  # 10 ms hops to 80 ms steps, about a syllable's half
     face_strides: tuple[int, ...] = (1, 1)  # already only ten frames a second
     dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.bert.relative_buckets:  # the last text block, answered for CLS alone, would need them for each head
+            raise UsageError(
+                "A student's text blocks are a plain BERT's, without MPNet's relative positions: train a teacher with "
+                "that encoder, and distil it into a student that begins with a BERT (psamf-edge distill --bert)."
+            )
 
     @classmethod
     def from_dict(cls, raw: dict) -> StudentConfig:
@@ -76,8 +88,10 @@ class Student(nn.Module):
         Raises:
             UsageError: the checkpoint is no BERT, or has fewer blocks.
         """
-        bert, embeddings, blocks = load_bert(directory)
-        return cls._from_blocks(bert, embeddings, blocks, audio_features, face_features, text_blocks, settings)
+        encoder = load_encoder(directory)
+        return cls._from_blocks(
+            encoder.config, encoder.embeddings, encoder.blocks, audio_features, face_features, text_blocks, settings
+        )
 
     @classmethod
     def from_teacher(

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from psamf_edge.compile.model.alignment import Alignment, ContrastiveProjection, Pair, PersonalityAlignment
 from psamf_edge.compile.model.attention import CrossModalAttention, CrossModalBlock
-from psamf_edge.compile.model.bert import BertConfig, Trunk, attention_bias, find_bert, load_bert
+from psamf_edge.compile.model.bert import BertConfig, Trunk
 from psamf_edge.compile.model.fusion import EnhancedFusion, Stream
+from psamf_edge.compile.model.pretrained import find_encoder, load_encoder
 from psamf_edge.compile.model.recurrence import RecurrentEncoder
 from psamf_edge.compile.model.storage import read_weights, save_weights
 from psamf_edge.errors import UsageError
@@ -193,22 +194,19 @@ class Teacher(nn.Module):
 
         Args:
             name: a checkpoint directory, or the name of one on the Hugging Face hub (fetched over the network). A plain
-                BERT, see `load_bert`.
+                BERT or an MPNet, see `load_encoder`.
             audio_features, face_features: of each step.
             preset: TeacherConfig.drawn or TeacherConfig.released.
             options: further fields of TeacherConfig.
 
         Raises:
-            UsageError: an option value that does not exist, no such checkpoint, or one that is not a plain BERT.
+            UsageError: an option value that does not exist, no such checkpoint, or one that is neither.
         """
-        bert, embeddings, blocks = load_bert(find_bert(name))
-        teacher = cls(preset(audio_features, face_features, bert=bert, **options))
-        known = blocks[: teacher.config.n] if teacher.config.blocks_after_n == "random" else blocks
-        for trunk, states in ((teacher.text, known), (teacher.third, blocks)):
-            if trunk is not None:
-                trunk.embeddings.load_state_dict(embeddings)
-                for block, state in zip(trunk.blocks, states, strict=False):
-                    block.load_state_dict(state)
+        pretrained = load_encoder(find_encoder(name))
+        teacher = cls(preset(audio_features, face_features, bert=pretrained.config, **options))
+        teacher.text.load(pretrained, teacher.config.n if teacher.config.blocks_after_n == "random" else None)
+        if teacher.third is not None:
+            teacher.third.load(pretrained)
         return teacher
 
     def forward(
@@ -269,8 +267,9 @@ class Teacher(nn.Module):
         mask = text_mask * has_text  # (B, L)
         x = self.text.dropout(self.text.embeddings(ids))  # (B, L, H)
         read = [x[:, 0] * has_text]
+        bias = self.text.bias(mask)
         for block in self.text.blocks[: self.config.n]:
-            x = block(x, attention_bias(mask))
+            x = block(x, bias)
             read.append(x[:, 0] * has_text)
         cls = read[-1] + (1.0 - has_text) * self.no_text  # (B, H)
         x = torch.cat([cls.unsqueeze(1), x[:, 1:]], dim=1)
@@ -278,8 +277,9 @@ class Teacher(nn.Module):
         if self.config.pre_fusion:
             x = torch.cat([x, v.unsqueeze(1), a.unsqueeze(1)], dim=1)  # (B, L + 2, H)
             mask = torch.cat([mask, has_face, has_audio], dim=1)
+        bias = self.text.bias(mask, others=x.shape[1] - ids.shape[1])
         for block in self.text.blocks[self.config.n :]:
-            x = block(x, attention_bias(mask))
+            x = block(x, bias)
             read.append(x[:, 0])
         return torch.stack(read, dim=1)
 

@@ -25,8 +25,8 @@ from psamf_edge.compile.training.options import (
 @training_options
 def personality_command(common: CommonOptions, data: Path, bert: str, out: Path, **chosen: int | None) -> None:
     """Train the personality encoder of the teacher, and measure it on held-out essays and dialogues."""
-    from psamf_edge.compile.model.bert import find_bert
+    from psamf_edge.compile.model.pretrained import find_encoder
     from psamf_edge.compile.personality.train import PersonalitySettings, train_personality
 
     settings = common.settings(PersonalitySettings, **chosen)
-    train_personality(data, find_bert(bert), out, settings, common.open_run(out, settings))
+    train_personality(data, find_encoder(bert), out, settings, common.open_run(out, settings))

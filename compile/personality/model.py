@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from psamf_edge.compile.model.bert import BertConfig, Trunk, load_bert
+from psamf_edge.compile.model.bert import BertConfig, Trunk
+from psamf_edge.compile.model.pretrained import load_encoder
 from psamf_edge.compile.model.storage import read_weights, save_weights
 from psamf_edge.compile.personality.data import TRAITS
 from psamf_edge.compile.training.files import atomic
@@ -35,11 +36,9 @@ class PersonalityEncoder(nn.Module):
     @classmethod
     def from_bert(cls, directory: Path, dropout: float) -> PersonalityEncoder:
         """Pre-trained blocks and a new head."""
-        config, embeddings, blocks = load_bert(directory)
-        encoder = cls(config, dropout)
-        encoder.trunk.embeddings.load_state_dict(embeddings)
-        for block, state in zip(encoder.trunk.blocks, blocks, strict=True):
-            block.load_state_dict(state)
+        pretrained = load_encoder(directory)
+        encoder = cls(pretrained.config, dropout)
+        encoder.trunk.load(pretrained)
         return encoder
 
     def vector(self, ids: Tensor, mask: Tensor) -> Tensor:

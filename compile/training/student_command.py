@@ -32,11 +32,11 @@ def student_command(
     common: CommonOptions, data: DataOption, bert: str, parts: Path, out: Path, **chosen: int | None
 ) -> None:
     """Train the edge model on text, speech and face data, or on labelled clips."""
-    from psamf_edge.compile.model.bert import find_bert
+    from psamf_edge.compile.model.pretrained import find_encoder
     from psamf_edge.compile.training.objective import PretrainedText
     from psamf_edge.compile.training.settings import TrainSettings
     from psamf_edge.compile.training.student import train_student
 
-    settings, source = common.settings(TrainSettings, **chosen), PretrainedText(find_bert(bert))
+    settings, source = common.settings(TrainSettings, **chosen), PretrainedText(find_encoder(bert))
     command = f"psamf-edge train student {data.shown} --bert BERT -o OUT"
     train_student(data.chosen(), source, parts, out, settings, common.open_run(out, settings), command)
