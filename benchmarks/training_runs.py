@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.measure import machine
 from benchmarks.variants import TEACHER, Variant, settings_of
-from psamf_edge.compile.distillation.teaching import open_teaching
+from psamf_edge.compile.distillation.source import open_source
 from psamf_edge.compile.model.pretrained import find_encoder
 from psamf_edge.compile.training.epochs import Run
 from psamf_edge.compile.training.files import atomic
@@ -35,7 +35,7 @@ COMMAND = "python -m benchmarks.ablations"
 RECORD, NOTE = "training.json", "run.json"  # the training's own result, and what it does not say of itself
 FEATURES = ("speech.npz", "faces-train.npz", "faces-valid.npz")
 # what an interrupted run would go on from: several times the size of what is kept
-WORKING = ("checkpoints", "text-stage.safetensors", "personality*.npz", *FEATURES)
+WORKING = ("checkpoints", "text-stage.safetensors", "personality*.npz", "knowledge.npz", *FEATURES)
 
 Say = Callable[[str], None]
 
@@ -107,7 +107,7 @@ def make(variant: Variant, seed: int, material: Material, settings: LoopSettings
         train_psamf(material.data, material.bert, material.personality, material.parts, folder, settings, run)
         return
     if variant.kind == "distilled":
-        source = open_teaching([material.folder(TEACHER, seed)], folder, run.compute)
+        source = open_source([material.folder(TEACHER, seed)], folder, run.compute, settings)
     else:
         source = PretrainedText(find_encoder(material.bert))
     train_student(material.data, source, material.parts, folder, settings, run, COMMAND)

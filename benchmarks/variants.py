@@ -75,7 +75,7 @@ def teachers() -> list[Variant]:
     return rows
 
 
-TERMS = ("score", "hidden", "personality", "attention")
+TERMS = ("score", "hidden", "personality", "composed", "attention")
 
 
 def distilled() -> list[Variant]:

@@ -9,8 +9,9 @@ torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not 
 
 from tiny_training import compose, make_corpora
 
-from psamf_edge.compile.distillation.knowledge import ask, distinct
+from psamf_edge.compile.distillation.knowledge import Knowledge, ask, distinct
 from psamf_edge.compile.distillation.larger import LargerStudents
+from psamf_edge.compile.distillation.library import Library
 from psamf_edge.compile.distillation.losses import (
     attention_divergence,
     hidden_distance,
@@ -32,7 +33,9 @@ from psamf_edge.errors import UsageError
 from psamf_edge.face.features import VISION_FEATURES
 
 BERT = BertConfig(vocabulary=10, width=32, heads=4, feed_forward=64, blocks=4, positions=8)
-NOTHING = DistilSettings(distil_score=0, distil_hidden=0, distil_personality=0, distil_attention=0)
+TERMS = ("score", "hidden", "personality", "composed", "attention")
+SETTINGS = DistilSettings(bfloat16=False)
+NOTHING = DistilSettings(**{f"distil_{term}": 0.0 for term in TERMS})
 
 
 @pytest.fixture
@@ -181,7 +184,7 @@ def test_vectors_of_another_width_are_brought_to_the_text(corpora):
     def narrow(sentences):
         return vectors_of(sentences)[:, :12]
 
-    known = Teaching([teacher], narrow).knowledge(corpora[0].ids)
+    known = Teaching([teacher], narrow).library.of(corpora[0].ids)
     expected = narrow(corpora[0].ids) @ teacher.fit_personality.weight.numpy().T
     assert np.allclose(known.personality, expected, atol=1e-5)
 
@@ -189,7 +192,7 @@ def test_vectors_of_another_width_are_brought_to_the_text(corpora):
 def test_knowledge_does_not_depend_on_the_batch(corpora):
     teachers = [make_teacher(corpora, 0), make_teacher(corpora, 1)]
     sentences = corpora[0].ids
-    one, many = (ask(teachers, sentences, vectors_of(sentences), batch) for batch in (1, 64))
+    one, many = (ask(teachers, sentences, vectors_of(sentences), batch=batch) for batch in (1, 64))
     # sums in another order: float32 roundings through four blocks
     assert np.allclose(one.scores, many.scores, atol=1e-5)
     assert np.allclose(one.cls, many.cls, atol=1e-4)
@@ -229,7 +232,7 @@ def test_each_term_of_words_moves_its_part(corpora, term, part):
 
 @pytest.mark.parametrize(
     ("term", "part"),
-    [("score", "fusion.enhanced.output.weight"), ("attention", "fusion.cross_audio.attention.query.weight"),
+    [("composed", "fusion.enhanced.output.weight"), ("attention", "fusion.cross_audio.attention.query.weight"),
      ("attention", "fusion.cross_face.attention.query.weight")],
 )  # fmt: skip
 def test_each_term_of_composed_samples_moves_its_part(corpora, term, part):
@@ -256,7 +259,7 @@ def test_the_rows_are_those_of_the_sentences(corpora):
     teaching, student = Teaching([teacher], vectors_of), make_student(corpora, teacher).eval()
     objective, rows = teaching.of_words(corpora[0].ids), np.array([7, 3, 11])
     _, terms = objective(score_words(student, corpora, rows), DistilSettings())
-    known = teaching.knowledge([corpora[0].ids[i] for i in rows])
+    known = teaching.library.of([corpora[0].ids[i] for i in rows])
     own = score_words(student, corpora, rows).output.score[:, 0].detach().numpy()
     assert terms["distil_score"].item() == pytest.approx(np.abs(own - known.scores).mean(), abs=1e-5)
 
@@ -280,7 +283,7 @@ def write_teacher(folder, corpora, seed=0, personality_seed=0, **options):
 def test_teachers_are_opened_with_their_encoder(corpora, tmp_path):
     folders = [write_teacher(tmp_path / str(seed), corpora, seed) for seed in (0, 1)]
     teaching = open_teaching(folders, tmp_path / "cache", Compute())
-    known = teaching.knowledge(corpora[0].ids)
+    known = teaching.library.of(corpora[0].ids)
     assert known.scores.shape == (32,)
     assert known.personality.shape == (32, BERT.width)
     assert not any(p.requires_grad for teacher in teaching.teachers for p in teacher.parameters())
@@ -325,10 +328,10 @@ def test_a_copy_has_nothing_to_learn_from_its_original(corpora):
 def test_the_kind_of_teacher_is_found(corpora, tmp_path):
     teacher = write_teacher(tmp_path / "teacher", corpora)
     save_student(make_student(corpora, make_teacher(corpora)), tmp_path / "student", torch.float32)
-    assert isinstance(open_source([teacher], tmp_path, Compute()), Teaching)
-    assert isinstance(open_source([tmp_path / "student"], tmp_path, Compute()), LargerStudents)
+    assert isinstance(open_source([teacher], tmp_path, Compute(), SETTINGS), Teaching)
+    assert isinstance(open_source([tmp_path / "student"], tmp_path, Compute(), SETTINGS), LargerStudents)
     with pytest.raises(UsageError, match="distil from one kind"):
-        open_source([teacher, tmp_path / "student"], tmp_path, Compute())
+        open_source([teacher, tmp_path / "student"], tmp_path, Compute(), SETTINGS)
 
 
 def test_larger_students_must_share_their_width(corpora, tmp_path):
@@ -336,4 +339,70 @@ def test_larger_students_must_share_their_width(corpora, tmp_path):
         config = StudentConfig(63, 69, dataclasses.replace(BERT, width=width), width=16)
         save_student(Student(config), tmp_path / str(width), torch.float32)
     with pytest.raises(UsageError, match="text width"):
-        open_source([tmp_path / "16", tmp_path / "32"], tmp_path, Compute())
+        open_source([tmp_path / "16", tmp_path / "32"], tmp_path, Compute(), SETTINGS)
+
+
+# a student that begins elsewhere, and sentences without labels
+
+
+@pytest.fixture
+def narrow_bert(tmp_path):
+    """A BERT of another width than the teacher's."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.BertConfig(
+        vocab_size=10, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=32,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    transformers.BertModel(config).save_pretrained(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+@pytest.mark.parametrize("term", ["hidden", "personality"])
+def test_vectors_of_different_widths_are_not_compared(corpora, tmp_path, narrow_bert, term):
+    teacher = write_teacher(tmp_path / "teacher", corpora)
+    settings = dataclasses.replace(NOTHING, **{f"distil_{term}": 1.0})
+    with pytest.raises(UsageError, match=rf"16 numbers in the student with 32 in the teacher.*--set distil_{term}=0"):
+        open_source([teacher], tmp_path, Compute(), settings, narrow_bert)
+
+
+def test_a_student_of_another_width_learns_the_score(corpora, tmp_path, narrow_bert):
+    teacher = write_teacher(tmp_path / "teacher", corpora)
+    settings = dataclasses.replace(NOTHING, distil_score=1.0)
+    source = open_source([teacher], tmp_path, Compute(), settings, narrow_bert)
+    student = source.student(63, len(VISION_FEATURES), 2)
+    assert (student.config.bert.width, student.config.bert.blocks) == (16, 2)
+    _, terms = source.of_words(corpora[0].ids)(score_words(student.eval(), corpora, np.arange(8)), settings)
+    assert set(terms) == {"loss", "distil_score"}
+
+
+def test_sentences_without_labels_get_the_teachers_scores(corpora, tmp_path):
+    teacher = write_teacher(tmp_path / "teacher", corpora)
+    sentences = [np.array(ids, np.int64) for ids in ([2, 7, 3], [2, 8, 9, 3])]
+    (taught,) = open_source([teacher], tmp_path, Compute(), SETTINGS, sentences=sentences).taught()
+    assert [list(ids) for ids in taught.ids] == [[2, 7, 3], [2, 8, 9, 3]]
+    own = make_teacher(corpora)
+    encoder = torch.zeros(2, 32)  # with words alone nothing is shifted by it
+    assert np.allclose(taught.labels, ask([own], sentences, encoder.numpy()).scores, atol=1e-5)
+    assert open_source([teacher], tmp_path, Compute(), SETTINGS).taught() == []
+
+
+def test_a_sentence_is_asked_once_and_remembered(tmp_path):
+    asked = []
+
+    def answer(sentences):
+        asked.extend(sentences)
+        numbers = np.array([ids.sum() for ids in sentences], np.float32)
+        return Knowledge(numbers, numbers[:, None], -numbers[:, None])
+
+    one, two, three = (np.array(ids, np.int64) for ids in ([2, 5, 3], [2, 3], [2, 9, 9, 3]))
+    cache = tmp_path / "deep" / "knowledge.npz"
+    library = Library(answer, cache, "a")
+    assert library.of([one, two, one]).scores.tolist() == [10, 5, 10]
+    assert library.of([three, one]).scores.tolist() == [23, 10]
+    assert len(asked) == 3
+    again = Library(answer, cache, "a").of([two, three])
+    assert (again.scores.tolist(), again.personality.tolist()) == ([5, 23], [[-5], [-23]])
+    assert len(asked) == 3
+    with pytest.raises(UsageError, match="made by other teachers"):
+        Library(answer, cache, "b")

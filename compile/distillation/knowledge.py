@@ -1,4 +1,4 @@
-"""What teachers know of sentences, with voice and face missing: computed once, since neither changes in training."""
+"""What teachers know of sentences, with voice and face missing: asked once, since neither changes in training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Knowledge:
 
     scores: np.ndarray  # (N,), the mean over the teachers, in [-3, 3]
     cls: np.ndarray  # (N, H), the first teacher's CLS after its block N: what the student's trunk should end with
-    personality: np.ndarray  # (N, H), of the frozen personality encoder, brought to the first teacher's text width
+    personality: np.ndarray  # (N, Hp), of the frozen personality encoder, or (N, H) as the first teacher takes it in
 
     def rows(self, chosen: np.ndarray) -> Knowledge:
         """Of the sentences `chosen`, in that order; one may come several times."""
@@ -38,7 +38,11 @@ def distinct(sentences: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndar
 
 @torch.no_grad()
 def ask(
-    teachers: Sequence[Teacher], sentences: Sequence[np.ndarray], personality: np.ndarray, batch: int = 64
+    teachers: Sequence[Teacher],
+    sentences: Sequence[np.ndarray],
+    personality: np.ndarray,
+    fitted: bool = True,
+    batch: int = 64,
 ) -> Knowledge:
     """Let the teachers read sentences alone.
 
@@ -46,22 +50,25 @@ def ask(
         teachers: all on one device, in evaluation mode, with one text width.
         sentences: N arrays of token ids (L_i,).
         personality: (N, Hp), of the encoder that all teachers were trained with.
+        fitted: give the personality in the first teacher's text width, and not as it is.
     """
     N, first = len(sentences), teachers[0]
     scores = np.zeros(N, np.float32)
-    cls, fitted = (np.zeros((N, first.config.bert.width), np.float32) for _ in range(2))
+    cls = np.zeros((N, first.config.bert.width), np.float32)
+    taken_in = np.zeros_like(cls) if fitted else personality
     for rows, ids, mask in by_length(sentences, batch, device_of(first)):
         (vectors,) = to_tensors([personality[rows]], ids.device)
         outputs = [read_alone(teacher, ids, mask, vectors) for teacher in teachers]
         scores[rows] = mean_score([output.score for output in outputs]).cpu().numpy()
         cls[rows] = outputs[0].s.float().cpu().numpy()
-        fitted[rows] = first.fit_personality(vectors).float().cpu().numpy()
-    return Knowledge(scores, cls, fitted)
+        if fitted:
+            taken_in[rows] = first.fit_personality(vectors).float().cpu().numpy()
+    return Knowledge(scores, cls, taken_in)
 
 
 def mean_score(scores: Sequence[Tensor]) -> Tensor:
     """The mean of several models' scores (B,), each held inside the range of labels."""
-    return torch.stack([score.clamp(-SCORE_LIMIT, SCORE_LIMIT) for score in scores]).mean(dim=0)
+    return torch.stack([score.float().clamp(-SCORE_LIMIT, SCORE_LIMIT) for score in scores]).mean(dim=0)
 
 
 def read_alone(teacher: Teacher, ids: Tensor, mask: Tensor, personality: Tensor) -> TeacherOutput:

@@ -1,26 +1,83 @@
-"""Which kind of teachers a distillation was given."""
+"""Which kind of teachers a distillation was given, and whether its terms can be taken between these sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from psamf_edge.compile.distillation.larger import open_larger
-from psamf_edge.compile.distillation.teaching import open_teaching
+from psamf_edge.compile.distillation.library import key_of
+from psamf_edge.compile.distillation.settings import DistilSettings
+from psamf_edge.compile.distillation.teaching import Teaching, open_teaching
+from psamf_edge.compile.distillation.words import Lesson
+from psamf_edge.compile.model.pretrained import read_config
 from psamf_edge.compile.training.device import Compute
 from psamf_edge.compile.training.objective import Source
 from psamf_edge.errors import UsageError
 
+KNOWLEDGE = "knowledge.npz"  # in the run folder
 
-def open_source(directories: Sequence[Path], cache: Path, compute: Compute) -> Source:
-    """Teachers or larger students, whichever the directories hold; `cache` is for what is computed once.
+
+def open_source(
+    directories: Sequence[Path],
+    cache: Path,
+    compute: Compute,
+    settings: DistilSettings,
+    begin: Path | None = None,
+    sentences: Sequence[np.ndarray] = (),
+) -> Source:
+    """Teachers or larger students, whichever the directories hold.
+
+    Args:
+        directories: of one or more of one kind.
+        cache: folder for what is computed once.
+        compute: where the training runs.
+        settings: of the distillation.
+        begin: checkpoint of the BERT that the student begins with, in place of the first teacher's text blocks.
+        sentences: without labels, arrays of token ids.
 
     Raises:
-        UsageError: they hold both kinds, or neither.
+        UsageError: the directories hold both kinds, or neither; or a term compares vectors of different widths.
     """
     holds_student = [(directory / "student.safetensors").is_file() for directory in directories]
-    if all(holds_student):
-        return open_larger(directories, compute)
-    if any(holds_student):
+    if any(holds_student) and not all(holds_student):
         raise UsageError("Teachers and larger students were given together; distil from one kind.")
-    return open_teaching(directories, cache, compute)
+    kind = "student" if holds_student[0] else "teacher"
+    files = [directory / f"{kind}.safetensors" for directory in directories]
+    lesson = Lesson(
+        begin,
+        sentences,
+        cache / KNOWLEDGE if compute.is_main else None,
+        key_of([path for path in files if path.is_file()]) + (" as it is" if begin else " taken in"),
+        lambda: compute.autocast(settings.bfloat16),
+    )
+    source = (
+        open_larger(directories, compute, lesson)
+        if kind == "student"
+        else open_teaching(directories, cache, compute, lesson)
+    )
+    if begin is not None:
+        check_widths(source, read_config(begin).width, settings)
+    return source
+
+
+def check_widths(source: Source, width: int, settings: DistilSettings) -> None:
+    """A student whose text blocks are not the teacher's can be held against its vectors only if these are as wide.
+
+    Raises:
+        UsageError: the sentence names the setting that must be 0.
+    """
+    if isinstance(source, Teaching):
+        config = source.teachers[0].config
+        widths = {"hidden": config.bert.width, "personality": config.personality_width or config.bert.width}
+    else:
+        text = source.students[0].config.bert.width
+        widths = {"hidden": text, "personality": text}
+    for term, of_teacher in widths.items():
+        if getattr(settings, f"distil_{term}") and of_teacher != width:
+            raise UsageError(
+                f"The term distil_{term} compares vectors of {width} numbers in the student with {of_teacher} in the "
+                f"teacher; leave it out with --set distil_{term}=0."
+            )

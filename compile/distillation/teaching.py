@@ -17,14 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from psamf_edge.compile.distillation.knowledge import Knowledge, ask, distinct, mean_score
-from psamf_edge.compile.distillation.losses import (
-    attention_divergence,
-    hidden_distance,
-    mean_over_heads,
-    personality_distance,
-    score_distance,
-)
+from psamf_edge.compile.distillation.library import key_of_sentences
+from psamf_edge.compile.distillation.losses import attention_divergence, mean_over_heads, score_distance
 from psamf_edge.compile.distillation.settings import DistilSettings
+from psamf_edge.compile.distillation.words import NOTHING_ELSE, Lesson, WordTeacher, add_terms
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.teacher import Teacher, TeacherConfig, load_teacher
 from psamf_edge.compile.personality.model import NAME as PERSONALITY
@@ -40,16 +36,18 @@ ALL = SUBSET_NAMES.index("all")  # the column of stage 3's subsets in which ever
 
 
 @dataclass(frozen=True)
-class Teaching:
+class Teaching(WordTeacher):
     """One or several teachers, frozen and in evaluation mode, on the device of the training.
 
     Args:
         teachers: what they score is averaged; hidden states and attention are the first one's.
         vectors: gives the personality vectors (N, Hp) of N different sentences, arrays of token ids.
+        lesson: what the student begins with and further reads.
     """
 
     teachers: Sequence[Teacher]
     vectors: Callable[[Sequence[np.ndarray]], np.ndarray]
+    lesson: Lesson = NOTHING_ELSE
 
     def check_sizes(self, audio_features: int, face_features: int) -> None:
         """Raise UsageError unless the teachers know such steps of voice and face."""
@@ -61,17 +59,15 @@ class Teaching:
             )
 
     def student(self, audio_features: int, face_features: int, text_blocks: int) -> Student:
-        """One that begins with the first teacher's text blocks; text_blocks 0 keeps all."""
+        """One that begins with the lesson's BERT or the first teacher's text blocks; text_blocks 0 keeps all."""
+        if self.lesson.begin is not None:
+            return Student.from_bert(self.lesson.begin, audio_features, face_features, text_blocks or None)
         return Student.from_teacher(self.teachers[0], audio_features, face_features, text_blocks or None)
 
-    def knowledge(self, sentences: Sequence[np.ndarray]) -> Knowledge:
-        """What the teachers know of each sentence. One that comes several times is read once."""
-        different, own = distinct(sentences)
-        return ask(self.teachers, different, self.vectors(different)).rows(own)
-
-    def of_words(self, sentences: Sequence[np.ndarray]) -> Objective:
-        """Stage 1's objective over the rows of `sentences`."""
-        return words_objective(self.knowledge(sentences))
+    def ask(self, sentences: Sequence[np.ndarray]) -> Knowledge:
+        """What the teachers know of different sentences."""
+        with self.lesson.precision():
+            return ask(self.teachers, sentences, self.vectors(sentences), fitted=self.lesson.begin is None)
 
     def of_composed(self, sentences: Sequence[np.ndarray]) -> Objective:
         """Stage 3's objective over the rows of `sentences`."""
@@ -79,48 +75,25 @@ class Teaching:
         personality = self.vectors(different)[own]
 
         def objective(scored: Scored, settings: DistilSettings) -> Loss:
-            if not (settings.distil_score or settings.distil_attention):
+            if not (settings.distil_composed or settings.distil_attention):
                 return score_objective(scored, settings)
             (vectors,) = to_tensors([personality[scored.rows]], scored.labels.device)
             *inputs, present = to_tensors(scored.batch.arrays(), scored.labels.device)
-            with torch.no_grad():
+            with torch.no_grad(), self.lesson.precision():
                 taught = [teacher(*inputs, vectors, present[:, ALL]) for teacher in self.teachers]
             score = mean_score([each.score for each in taught])  # (B,)
             audio_mask, face_mask = inputs[3], inputs[5]  # (B, Ta), (B, Tv)
             first, output = taught[0], scored.output
             terms = {
-                "score": score_distance(output.score[:, ALL], score),
-                "attention": attention_gap(output.audio_weights, first.audio_weights, audio_mask)
-                + attention_gap(output.face_weights, first.face_weights, face_mask),
+                "composed": lambda: score_distance(output.score[:, ALL], score),
+                "attention": lambda: (
+                    attention_gap(output.audio_weights, first.audio_weights, audio_mask)
+                    + attention_gap(output.face_weights, first.face_weights, face_mask)
+                ),
             }
             return add_terms(score_objective(scored, settings), terms, settings)
 
         return objective
-
-
-def words_objective(known: Knowledge) -> Objective:
-    """The labels, and what is known of each sentence: stage 1's objective over the same rows."""
-
-    def objective(scored: Scored, settings: DistilSettings) -> Loss:
-        rows = known.rows(scored.rows)
-        score, cls, personality = to_tensors((rows.scores, rows.cls, rows.personality), scored.labels.device)
-        output = scored.output
-        terms = {
-            "score": score_distance(output.score[:, 0], score),
-            "hidden": hidden_distance(scored.hidden[:, 0], cls),
-            "personality": personality_distance(output.personality[:, 0], personality),
-        }
-        return add_terms(score_objective(scored, settings), terms, settings)
-
-    return objective
-
-
-def add_terms(loss: Loss, terms: dict[str, Tensor], settings: DistilSettings) -> Loss:
-    """The loss of the labels and the weighted terms; each term is logged as it is, under `distil_` and its name."""
-    total, shown = loss
-    for name, term in terms.items():
-        total = total + getattr(settings, f"distil_{name}") * term
-    return total, {**shown, **{f"distil_{name}": term.detach() for name, term in terms.items()}}
 
 
 def attention_gap(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -139,13 +112,16 @@ def to_strides(steps: Tensor, count: int) -> Tensor:
     return F.pad(steps, (0, stride * count - steps.shape[1])).unflatten(1, (count, stride)).sum(dim=2)
 
 
-def open_teaching(directories: Sequence[Path], cache: Path, compute: Compute) -> Teaching:
+def open_teaching(
+    directories: Sequence[Path], cache: Path, compute: Compute, lesson: Lesson = NOTHING_ELSE
+) -> Teaching:
     """The teachers that `psamf-edge train teacher` wrote, with the personality encoder that they share.
 
     Args:
         directories: of one or more teachers.
         cache: folder for the personality vectors.
         compute: where the training runs.
+        lesson: what the student is given beside the teachers.
 
     Raises:
         UsageError: a directory holds no teacher, or the teachers do not read the same tokens, features or personality.
@@ -163,9 +139,9 @@ def open_teaching(directories: Sequence[Path], cache: Path, compute: Compute) ->
 
     def vectors(sentences: Sequence[np.ndarray]) -> np.ndarray:
         with compute.main_first():
-            return cached_vectors(encoder, sentences, cache / "personality.npz")
+            return cached_vectors(encoder, sentences, cache / f"personality-{key_of_sentences(sentences)[:12]}.npz")
 
-    return Teaching(teachers, vectors)
+    return Teaching(teachers, vectors, lesson)
 
 
 def _shared(config: TeacherConfig, directory: Path) -> dict[str, object]:

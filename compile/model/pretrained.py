@@ -1,8 +1,8 @@
 """Pre-trained text encoders from Hugging Face checkpoints (config.json, model.safetensors, vocab.txt): BERT and MPNet.
 
 MPNet (Song et al. 2020) has BERT's blocks and BERT's word pieces, but numbers the pieces from four on and the positions
-from two on, and adds a bias by relative position. It is read so that the token ids of BERT's uncased vocabulary fit: one
-tokenizer serves all encoders.
+from two on, and adds a bias by relative position. It is read so that the token ids of BERT's uncased vocabulary fit:
+one tokenizer serves all encoders.
 """
 
 from __future__ import annotations
@@ -60,7 +60,19 @@ def load_encoder(directory: Path) -> Pretrained:
     from safetensors.torch import load_file
 
     raw = _check(directory)
-    config = BertConfig(
+    state = load_file(directory / "model.safetensors")
+    if raw["model_type"] == "mpnet":
+        return _mpnet(_sizes(raw), raw["relative_attention_num_buckets"], state, directory)
+    return _bert(_sizes(raw), state)
+
+
+def read_config(directory: Path) -> BertConfig:
+    """The sizes alone, of the checkpoint as it is stored. Raises UsageError as `load_encoder`."""
+    return _sizes(_check(directory))
+
+
+def _sizes(raw: dict) -> BertConfig:
+    return BertConfig(
         vocabulary=raw["vocab_size"],
         width=raw["hidden_size"],
         heads=raw["num_attention_heads"],
@@ -69,8 +81,6 @@ def load_encoder(directory: Path) -> Pretrained:
         positions=raw["max_position_embeddings"],
         norm_eps=raw["layer_norm_eps"],
     )
-    state = load_file(directory / "model.safetensors")
-    return _mpnet(config, raw, state, directory) if raw["model_type"] == "mpnet" else _bert(config, state)
 
 
 def _check(directory: Path) -> dict:
@@ -148,7 +158,7 @@ _MPNET_MARKS = {"[PAD]": "<pad>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<m
 _MPNET_FIRST_POSITION = 2
 
 
-def _mpnet(config: BertConfig, raw: dict, state: State, directory: Path) -> Pretrained:
+def _mpnet(config: BertConfig, buckets: int, state: State, directory: Path) -> Pretrained:
     if not (directory / "vocab.txt").is_file():
         raise UsageError(f"{directory} lacks vocab.txt; an MPNet's word pieces cannot be told without it.")
     pieces = (directory / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
@@ -163,8 +173,6 @@ def _mpnet(config: BertConfig, raw: dict, state: State, directory: Path) -> Pret
         "position.weight": position,
         **_norm(state),
     }
-    config = replace(
-        config, vocabulary=len(bert), positions=len(position), relative_buckets=raw["relative_attention_num_buckets"]
-    )
+    config = replace(config, vocabulary=len(bert), positions=len(position), relative_buckets=buckets)
     relative = {"table.weight": state["encoder.relative_attention_bias.weight"]}
     return Pretrained(config, embeddings, _blocks(state, _MPNET_BLOCK, config.blocks), relative)

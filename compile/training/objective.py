@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from psamf_edge.compile.data.samples import Batch
+from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.fusion import FusionOutput
 from psamf_edge.compile.training.epochs import Loss
@@ -51,6 +52,10 @@ class Source(Protocol):
         """The untrained student; text_blocks 0 keeps all."""
         ...
 
+    def taught(self) -> list[TextSet]:
+        """Further sentences for stage 1, with labels of the source's own."""
+        ...
+
     def of_words(self, sentences: Sequence[np.ndarray]) -> Objective:
         """Stage 1's objective over the rows of `sentences`, arrays of token ids."""
         ...
@@ -71,6 +76,9 @@ class PretrainedText:
 
     def student(self, audio_features: int, face_features: int, text_blocks: int) -> Student:
         return Student.from_bert(self.bert, audio_features, face_features, text_blocks or None)
+
+    def taught(self) -> list[TextSet]:
+        return []
 
     def of_words(self, sentences: Sequence[np.ndarray]) -> Objective:
         return score_objective

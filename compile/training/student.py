@@ -120,6 +120,7 @@ def text_stage(
         return
     torch.manual_seed(settings.seed)
     student = source.student(1, 1, settings.text_blocks)  # the encoders are made anew after it
+    train = [*train, *source.taught()]
     for text in (*train, *valid):
         check_tokens(text, student.config.bert.vocabulary)
     train_text(student, train, valid, settings, run, source.of_words(merge_text(train, settings.mosi_repeats).ids))
