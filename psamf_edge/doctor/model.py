@@ -1,0 +1,34 @@
+"""The bundle: whole, unchanged, and of a target that this machine can run."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from psamf_edge.bundle import open_bundle
+from psamf_edge.doctor.finding import BROKEN, MISSING, OK, Finding
+from psamf_edge.errors import PsamfError
+
+GROUP = "bundle"
+
+
+def bundle_findings(path: Path | None) -> list[Finding]:
+    """Every file of the bundle against its hash, and what runs its engines."""
+    mend = "compile it anew (psamf-edge compile), or for the default one: pip install --force-reinstall psamf-edge"
+    try:
+        bundle = open_bundle(path)
+        for name in bundle.files:
+            bundle.read(name)
+    except (PsamfError, OSError) as error:
+        return [Finding(GROUP, "files", BROKEN, str(error), mend)]
+    size = sum(entry.size for entry in bundle.files.values()) / 1e6
+    what = f"{bundle.name}, {bundle.target} {bundle.precision}, {len(bundle.files)} files, {size:.1f} MB"
+    findings = [Finding(GROUP, "files", OK, f"{what}; manifest SHA-256 {bundle.manifest_sha256}")]
+    engines = bundle.engines
+    if engines is not None and importlib.util.find_spec(engines.flavour) is None:
+        extra = {"tensorrt_rtx": "rtx"}.get(engines.flavour, "tensorrt")
+        findings.append(Finding(
+            GROUP, "engines", MISSING, f"built by {engines.flavour} {engines.version}, which is not installed here",
+            f"pip install 'psamf-edge[{extra}]'", "running this bundle on the GPU",
+        ))  # fmt: skip
+    return findings

@@ -1,0 +1,158 @@
+"""What `psamf-edge doctor` says of machines that are not this one, and of this one."""
+
+import json
+import shutil
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from psamf_edge.bundle import DEFAULT_BUNDLE
+from psamf_edge.cli.doctor import as_text, doctor
+from psamf_edge.doctor import machine, packages
+from psamf_edge.doctor.finding import STATES, Finding
+from psamf_edge.doctor.model import bundle_findings
+
+ORIN_CPU = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes asimdrdm asimddp\n"
+OLD_CPU = "model name\t: An old one\nflags\t\t: fpu sse2 avx2\n"
+
+
+@pytest.fixture
+def root(monkeypatch, tmp_path):
+    """The root of a file system that a test fills."""
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+
+    def write(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    return write
+
+
+def test_this_machine_can_do_its_work():
+    done = CliRunner().invoke(doctor, ["--json"])
+    document = json.loads(done.stdout)
+    assert document["schema"] == "psamf-edge-doctor/1"
+    states = {finding["name"]: finding["state"] for finding in document["findings"]}
+    assert set(states.values()) <= set(STATES) - {"broken"}
+    assert all(states[name] == "ok" for name in ("Python", "numpy", "onnxruntime", "av", "files"))
+    # whatever is missing says what would mend it and what it is good for
+    assert all(f["mend"] and f["serves"] for f in document["findings"] if f["state"] == "missing")
+
+
+def test_int8_without_its_instructions(root):
+    root("proc/cpuinfo", OLD_CPU)
+    found = machine.processor()
+    assert found.state == "note"
+    assert "An old one" in found.detail
+    assert "--precision fp32" in found.mend
+    root("proc/cpuinfo", ORIN_CPU)
+    assert machine.processor().state == "ok"
+
+
+def test_a_system_that_tells_nothing(root):
+    assert machine.processor().state == "ok"
+    assert machine.memory().detail == "this system does not tell it"
+    assert machine.jetson() == []
+
+
+def test_little_memory(root):
+    root("proc/meminfo", "MemTotal:        1000000 kB\nMemAvailable:     250000 kB\n")
+    assert machine.memory().state == "note"
+
+
+def test_a_jetson_and_its_power_modes(root):
+    root("etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n")
+    root("proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
+    root("etc/nvpmodel.conf", "< POWER_MODEL ID=0 NAME=15W >\nx\n< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n")
+    root("var/lib/nvpmodel/status", "pmode:0000\n")
+    board, mode = machine.jetson()
+    assert board.detail == "NVIDIA Jetson Orin Nano Developer Kit, L4T 36.4.3"
+    assert (mode.state, mode.detail) == ("note", "0 (15W); modes are 0 15W, 2 MAXN_SUPER")
+    assert mode.mend.startswith("sudo nvpmodel -m 2 ")
+    root("var/lib/nvpmodel/status", "pmode:0002 fmode:quiet\n")
+    assert machine.jetson()[1].state == "ok"
+
+
+class StandInDriver:
+    """As much of libcuda as is asked for. `start`: what cuInit gives."""
+
+    def __init__(self, start=0):
+        numbers = {75: 8, 76: 7, 18: 1}
+        self.cuInit = lambda flags: start
+        self.cuDriverGetVersion = lambda out: setattr(out._obj, "value", 12060)
+        self.cuDeviceGetCount = lambda out: setattr(out._obj, "value", 1)
+        self.cuDeviceGetName = lambda out, size, device: setattr(out, "value", b"Orin")
+        self.cuDeviceTotalMem_v2 = lambda out, device: setattr(out._obj, "value", 8_000_000_000)
+        self.cuDeviceGetAttribute = lambda out, which, device: setattr(out._obj, "value", numbers[which])
+
+
+def test_a_gpu_and_its_driver(root):
+    root("proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  575.57.08  Sat\n")
+    driver, gpu = machine.gpus(lambda name: StandInDriver())
+    assert driver.detail == "575.57.08, CUDA up to 12.6"
+    assert gpu.detail == "Orin, compute capability 8.7, 8.0 GB, shares the host's memory"
+
+
+@pytest.mark.parametrize(("start", "state"), [(100, "note"), (999, "missing")])
+def test_a_driver_that_has_nothing_to_drive(start, state):
+    (found,) = machine.gpus(lambda name: StandInDriver(start))
+    assert found.state == state
+
+
+def test_no_driver():
+    def refuse(name):
+        raise OSError(name)
+
+    (found,) = machine.gpus(refuse)
+    assert found.state == "missing"
+    assert "install NVIDIA's driver" in found.mend
+
+
+def test_the_tensorrt_of_a_jetson_that_a_virtual_environment_hides(monkeypatch, tmp_path):
+    folder = tmp_path / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "dist-packages"
+    (folder / "nowhere_tensorrt").mkdir(parents=True)
+    monkeypatch.setattr(packages, "SYSTEM_PACKAGES", tmp_path)
+    found = packages.optional(packages.Optional("nowhere_tensorrt", "tensorrt", "tensorrt", "engines"))
+    assert found.state == "missing"
+    assert str(folder) in found.detail
+    assert found.mend.startswith(f"echo {folder} > ")
+    assert found.mend.endswith("jetpack.pth")
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "detail"),
+    [
+        ("x = 1", "ok", "of unknown version"),
+        ("raise ImportError('libcuda.so.1: cannot open')", "note", "needs NVIDIA's driver"),
+        ("raise ImportError('libfoo.so: cannot open')", "missing", "libfoo.so"),
+        ("import os; os.abort()", "missing", "ends the process"),
+    ],
+)
+def test_a_package_that_does_not_load(monkeypatch, tmp_path, body, state, detail):
+    (tmp_path / "brittle_package.py").write_text(body + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = packages.optional(packages.Optional("brittle_package", "brittle-package", "", "nothing", True))
+    assert found.state == state
+    assert detail in found.detail
+
+
+def test_a_damaged_bundle(monkeypatch, tmp_path):
+    monkeypatch.setattr("psamf_edge.doctor.package_findings", list)  # seconds, and another test's matter
+    copy = tmp_path / "b.psamf"
+    shutil.copytree(DEFAULT_BUNDLE, copy)
+    file = next(copy.glob("*.onnx"))
+    file.write_bytes(file.read_bytes()[:-1])
+    done = CliRunner().invoke(doctor, ["--bundle", str(copy)], standalone_mode=False)
+    assert done.return_value == 4
+    assert "broken  files" in done.stdout
+    assert file.name in done.stdout
+    (found,) = bundle_findings(tmp_path / "nothing")
+    assert found.state == "broken"
+
+
+def test_the_terminal_is_safe_from_what_is_found():
+    text = as_text([Finding("machine", "GPU 0", "ok", "evil\x1b[2J name")])
+    assert "\x1b" not in text
