@@ -128,6 +128,18 @@ def ablation(name: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def dependencies() -> str:
+    """Every package: its place, range, size and reason."""
+    record = json.loads((RESULTS / "dependencies.json").read_text())
+    rows = [
+        [f"**{row['package']}**" if row["mission"] else row["package"], row["place"], row["range"] or "",
+         "" if row["mb"] is None else f"{row['mb']:.1f}", row["reason"]]
+        for row in record["packages"]
+    ]  # fmt: skip
+    header = ["package", "needed by", "range", "MB installed", "what for"]
+    return f"{table(header, rows)}\n\n{record['system']}, Python {record['python']}, {record['date']}."
+
+
 def conflicting() -> str:
     """How far a voice and a face of each side shift the score of words."""
     return conflicts(json.loads((RESULTS / "conflicts.json").read_text())["corpora"])
@@ -143,6 +155,7 @@ TABLES = {  # from files: the same on every machine
     "distillation": partial(ablation, "distillation"),
     "students": partial(ablation, "students"),
     "conflicts": conflicting,
+    "dependencies": dependencies,
 }
 
 
