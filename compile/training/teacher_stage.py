@@ -190,8 +190,9 @@ def validate_teacher(
     teacher.eval()
     rows_of_present = np.array(list(subsets.values()), np.float32)  # (S, 3)
     scores, labels, there = [], [], []
-    for start in range(0, len(samples.text), batch):
-        rows = np.arange(start, min(start + batch, len(samples.text)))
+    by_length = np.argsort([len(ids) for ids in samples.text.ids], kind="stable")  # little padding, a third of the time
+    for start in range(0, len(by_length), batch):
+        rows = by_length[start : start + batch]
         drawn = samples.batch(rows, np.tile(rows_of_present, (len(rows), 1, 1)))
         inputs = teacher_inputs(drawn, personality[rows], device_of(teacher))
         of_all = [
