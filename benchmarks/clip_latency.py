@@ -7,84 +7,43 @@ the same model in PyTorch and beside PSA-MF at its released size, taking turns, 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as psamf_edge.cli does; before NumPy is imported
 
 import numpy as np
 
-from benchmarks.measure import machine, resident_mb, save, summary, take_turns
-from psamf_edge.analyzer import Analyzer
+from benchmarks.measure import machine, save, summary, take_turns
 from psamf_edge.backends import open_backend
+from psamf_edge.bench.memory import child_processes, resident_mb
+from psamf_edge.bench.processes import Job, cold_start
+from psamf_edge.bench.stages import WHOLE, TimedModel, clip_stages, utterance
+from psamf_edge.bench.suite import SAMPLE
 from psamf_edge.bundle import open_bundle
-from psamf_edge.plan import Features
 
 ROOT = Path(__file__).parents[1]
-TOKENS, AUDIO_HOPS, FACE_FRAMES = 50, 1000, 100  # an utterance of ten seconds
-
-COLD = """
-import json, sys, time
-start = time.perf_counter()
-import psamf_edge
-imported = time.perf_counter()
-analyzer = psamf_edge.load()
-loaded = time.perf_counter()
-result = analyzer(sys.argv[1], text=sys.argv[2])
-scored = time.perf_counter()
-status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
-print(json.dumps({
-    "import": 1e3 * (imported - start), "load": 1e3 * (loaded - imported), "score": 1e3 * (scored - loaded),
-    "stages": result.timing_ms, "peak_mb": int(status["VmHWM"].split()[0]) / 1e3,
-}))
-"""
+COLD = {"import": "import", "load": "load", "first clip": "score", "peak memory": "peak_mb"}  # their names in the file
 
 
 def cold_runs(clip: Path, text: str, runs: int) -> dict[str, dict[str, float]]:
     """Each run in a process of its own: import, load, first clip, and the peak memory of the parent process."""
-    records = []
-    for _ in range(runs):
-        done = subprocess.run([sys.executable, "-c", COLD, str(clip), text], capture_output=True, text=True, check=True)
-        records.append(json.loads(done.stdout))
-    table = {name: summary([r[name] for r in records]) for name in ("import", "load", "score", "peak_mb")}
-    table["import and load"] = summary([r["import"] + r["load"] for r in records])
-    return table | {f"stage {name}": summary([r["stages"][name] for r in records]) for name in records[0]["stages"]}
+    samples = {each.name: each.samples for each in cold_start({"": Job.of(None, "cpu", 1, clip, text)}, runs)}
+    table = {name: summary(samples[measured]) for measured, name in COLD.items()}
+    table["import and load"] = summary(np.add(samples["import"], samples["load"]).tolist())
+    stages = {name.partition("/")[2]: values for name, values in samples.items() if "/" in name}
+    return table | {f"stage {name}": summary(values) for name, values in stages.items()}
 
 
 def warm_runs(clip: Path, text: str, runs: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """The same clip again and again in one process; also its memory, and that of the decoder's process."""
-    records, totals = [], []
-    with Analyzer() as analyzer:
-        for turn in range(runs + 2):
-            start = time.perf_counter()
-            result = analyzer(clip, text=text)
-            if turn >= 2:
-                totals.append(1e3 * (time.perf_counter() - start))
-                records.append(result.timing_ms)
+    with TimedModel(None, "cpu") as model:
+        found = clip_stages({"": model}, clip, text, runs, warmup=2)
         now, peak = resident_mb()
         children = {f"child {i}": resident_mb(pid)[0] for i, pid in enumerate(child_processes())}
-    table = {f"stage {name}": summary([r[name] for r in records]) for name in records[0]}
-    return {"clip": summary(totals)} | table, {"resident_mb": now, "peak_mb": peak, **children}
-
-
-def child_processes() -> list[int]:
-    """Process ids of our direct children (Linux)."""
-    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-
-
-def utterance(shapes) -> Features:
-    """Ten seconds of everything, random but fixed."""
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1000, 30000, TOKENS)
-    return Features(
-        ids,
-        rng.normal(size=(AUDIO_HOPS, shapes.audio_features)).astype(np.float32),
-        rng.normal(size=(FACE_FRAMES, shapes.face_features)).astype(np.float32),
-    )
+    table = {"clip" if each.name == WHOLE else f"stage {each.name}": summary(each.samples) for each in found}
+    return table, {"resident_mb": now, "peak_mb": peak, **children}
 
 
 def model_rivals(rounds: int) -> dict[str, dict[str, float]]:
@@ -139,7 +98,7 @@ def markdown(title: str, table: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clip", type=Path, default=ROOT / "psamf_edge" / "data" / "sample.mp4")
+    parser.add_argument("--clip", type=Path, default=SAMPLE)
     parser.add_argument("--text", default="The film is a joy from the first minute to the last; I will see it again.")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--no-save", action="store_true", help="print only")
@@ -153,7 +112,7 @@ def main() -> None:
     print(markdown("warm, ms", warm), end="\n\n")
     print(", ".join(f"{name} {value:.0f}" for name, value in memory.items()), end="\n\n")
     model = model_rivals(arguments.rounds)
-    print(markdown(f"model: {TOKENS} tokens, 10 s, one thread, ms", model))
+    print(markdown("model: 50 tokens, 10 s, one thread, ms", model))
     if not arguments.no_save:
         path = save(
             "clip_latency",

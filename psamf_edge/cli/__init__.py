@@ -18,6 +18,7 @@ from psamf_edge.cli.group import LazyGroup
 COMMANDS = {  # name: where it is, and its line in --help; a command is imported when it is called
     "infer": ("psamf_edge.cli.infer:infer", "Score clips, or words alone."),
     "evaluate": ("psamf_edge.cli.evaluate:evaluate", "Compare scores with the labels of a CSV file."),
+    "bench": ("psamf_edge.cli.bench:bench", "Measure latency, throughput, memory and energy, and compare runs."),
     "doctor": ("psamf_edge.cli.doctor:doctor", "See what this machine has, and how to mend what it lacks."),
     "compile": ("psamf_edge.compile.command:command", "Make a bundle from trained weights."),
     "extract": ("psamf_edge.compile.extraction.command:command", "Turn labelled clips into features."),
