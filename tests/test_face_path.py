@@ -73,7 +73,8 @@ def test_sample_is_exact_on_a_ramp_at_any_angle():
 def test_sample_equals_the_definition_of_bilinear(shape, pixels):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     height, width, _ = shape
-    for roi in (Roi(width / 2, height / 2, 1.3 * max(shape), 0.4), Roi(width - 1, 0, 20, -2.5)):
+    whole, corner = Roi(width / 2, height / 2, 1.3 * max(shape), 0.4), Roi(width - 1, 0, 20, -2.5)
+    for roi in (whole, corner, Roi(width / 2, height / 2, min(shape[:2]) / 2, 0.4)):  # the last: inside the image
         step = np.arange(pixels) / pixels
         places = roi.to_image(np.stack(np.meshgrid(step, step), axis=-1))  # (P, P, 2)
         x, y = np.clip(places[..., 0], 0, width - 1), np.clip(places[..., 1], 0, height - 1)

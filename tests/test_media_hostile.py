@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 import tracemalloc
+from pathlib import Path
 
 import media_files as files
 import numpy as np
 import pytest
 
 from psamf_edge.errors import InputError, UsageError
-from psamf_edge.media import protocol
+from psamf_edge.media import protocol, slots
 from psamf_edge.media.events import AudioChunk, ClipFooter, ClipHeader, Frame
 from psamf_edge.media.protocol import Kind
 from psamf_edge.media.reader import MediaReader, _event
@@ -303,6 +304,85 @@ def test_frames_are_streamed(folder, reader):
         tracemalloc.stop()
     assert count == 75
     assert peak < 4 * 640 * 480 * 3  # bytes: the frame at hand, the one before it, and room for small things
+
+
+# The memory that it shares
+
+
+needs_slots = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no memfd here: the pipe carries all")
+
+
+def frames_of(reader: MediaReader, path: Path, **options) -> list[Frame]:
+    return [event for event in reader.read(path, **options) if isinstance(event, Frame)]
+
+
+def test_frames_without_shared_memory_are_the_same(clip, reader, monkeypatch):
+    monkeypatch.setattr(slots, "create", lambda: None)
+    with MediaReader() as piped:
+        assert piped._child._slots.size == 0
+        pairs = list(zip(frames_of(piped, clip), frames_of(reader, clip), strict=True))
+    assert len(pairs) > slots.SLOTS
+    for through_pipe, through_slot in pairs:
+        assert through_pipe.time_ms == through_slot.time_ms
+        np.testing.assert_array_equal(through_pipe.image, through_slot.image)
+
+
+@needs_slots
+def test_frames_larger_than_a_slot_take_the_pipe(folder, reader):
+    path = files.write_clip(folder / "full-hd.mp4", 0.4, size=(1920, 1080), rate=None)
+    large, small = frames_of(reader, path, max_side=1920), frames_of(reader, path, max_side=480)
+    assert large[0].image.nbytes > slots.SLOT_BYTES
+    for one, other in zip(large, small, strict=True):
+        middles = one.image[2::4, 2::4].astype(int)  # (270, 480, 3)
+        assert np.abs(middles - other.image).mean() < 4  # the scaler also mixes the pixels around, at five edges
+
+
+@needs_slots
+def test_the_callers_frames_are_not_written_to_again(folder, reader):
+    path = files.write_clip(folder / "kept.mp4", 2, rate=None)
+    kept, now = [], []
+    for event in reader.read(path, frame_rate=25):
+        if isinstance(event, Frame):
+            kept.append(event.image)
+            now.append(event.image.copy())
+    assert len(kept) > 2 * slots.SLOTS
+    np.testing.assert_array_equal(kept, now)
+
+
+@needs_slots
+def test_the_child_cannot_take_the_memory_away():
+    descriptor = slots.create()
+    try:
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, 0)
+        assert os.fstat(descriptor).st_size == slots.SLOTS * slots.SLOT_BYTES
+    finally:
+        os.close(descriptor)
+
+
+def test_a_sandbox_without_memfd(monkeypatch):
+    def forbidden(*arguments):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "memfd_create", forbidden, raising=False)
+    assert slots.create() is None
+
+
+@needs_slots
+@pytest.mark.parametrize(("slot", "size"), [(slots.SLOTS, 1), (-1, 1), ("0", 1), (None, 1), (True, 1), (0, 1 << 22)])
+def test_slots_that_are_none(reader, slot, size):
+    with pytest.raises(ValueError, match="slot"):
+        reader._child.take(slot, size)
+
+
+@needs_slots
+def test_nothing_of_a_child_is_left_open(clip):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with MediaReader() as reader:
+            list(reader.read(clip))
+    del reader
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # The wire

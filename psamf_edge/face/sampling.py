@@ -13,6 +13,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as FER2013's
 # Places and weights are in units of 2^-_BITS pixels: the finest whose products with a difference of two bytes, up to
 # 255 * 128, fit int16. That halves the memory that float32 moves, and with it most of the time.
 _BITS = 7
+_FRACTION = np.int32((1 << _BITS) - 1)  # the bits of a place that say how far it lies behind its pixel
 _HALF = np.int16(1 << _BITS - 1)
 _FOUR_INT16 = np.uint64(0x0001_0001_0001_0001)
 # Rows sampled at a time: their arrays are small enough (below 128 KiB each) for the C library to keep and reuse;
@@ -81,24 +82,27 @@ def sample(image: np.ndarray, roi: Roi, pixels: int, fill: int | None = None) ->
     """
     height, width, channels = image.shape
     left, top, right, bottom = roi.bounds(width, height)  # no more pixels are copied into items than are read
-    items = _items(image[top:bottom, left:right])  # (h, w)
+    items = _items(image[top:bottom, left:right])
     step = np.arange(pixels) / pixels - 0.5
     # Along a row of the square the place moves by (across, down), along a column by (-down, across).
     across, down = (_fixed(step * roi.size * part) for part in (math.cos(roi.angle), math.sin(roi.angle)))  # (P,)
     x, y = across + _fixed(roi.x - left), down + _fixed(roi.y - top)
-    last_x, last_y = (items.shape[1] - 1) << _BITS, (items.shape[0] - 1) << _BITS
+    last_x, last_y = (right - left - 1) << _BITS, (bottom - top - 1) << _BITS
+    corners = [(x[j] - down[i], y[j] + across[i]) for i in (0, -1) for j in (0, -1)]
+    inside = all(0 <= at_x <= last_x and 0 <= at_y <= last_y for at_x, at_y in corners)  # in most frames
     samples = np.empty((channels, pixels, pixels), np.uint8)
     for start in range(0, pixels, _STRIP):
         rows = slice(start, start + _STRIP)
         strip_x, strip_y = x - down[rows, None], y + across[rows, None]  # (S, P)
         strip = samples[:, rows]  # (C, S, P)
-        if fill is not None:
+        if fill is not None and not inside:
             x_outside = (strip_x < -(left << _BITS)) | (strip_x > (width - 1 - left) << _BITS)
             y_outside = (strip_y < -(top << _BITS)) | (strip_y > (height - 1 - top) << _BITS)
-        for place, last in ((strip_x, last_x), (strip_y, last_y)):
-            np.minimum(np.maximum(place, 0, out=place), last, out=place)  # half the time of np.clip
-        _sample_at(items, strip_x, strip_y, strip)
-        if fill is not None:
+        if not inside:
+            for place, last in ((strip_x, last_x), (strip_y, last_y)):
+                np.minimum(np.maximum(place, 0, out=place), last, out=place)  # half the time of np.clip
+        _sample_at(items, right - left, strip_x, strip_y, strip)
+        if fill is not None and not inside:
             strip[:, x_outside | y_outside] = fill
     return samples
 
@@ -109,44 +113,43 @@ def _fixed(position: np.ndarray | float) -> np.ndarray:
 
 
 def _items(image: np.ndarray) -> np.ndarray:
-    """One item a pixel, (H, W). Triples get a fourth byte: NumPy gathers items of four bytes five times as fast."""
+    """One item a pixel, row by row, (H * W + W + 1,): the last W + 1 are neighbours beyond the edge, of weight 0.
+
+    Triples are read as the first three bytes of four: NumPy gathers items of four bytes five times as fast.
+    """
     height, width, channels = image.shape
+    count = height * width
+    items = np.zeros(count + width + 1, np.uint8 if channels == 1 else np.uint32)
     if channels == 1:
-        return np.ascontiguousarray(image[..., 0])
-    padded = np.empty((height, width, 4), np.uint8)
-    for channel in range(channels):  # a fifth of the time that one assignment of triples takes
-        padded[..., channel] = image[..., channel]
-    return padded.view(np.uint32)[..., 0]
+        items[:count].reshape(height, width)[...] = image[..., 0]
+    else:
+        triples = np.empty(3 * count + 1, np.uint8)  # the last one, too, is followed by a byte
+        triples[:-1].reshape(image.shape)[...] = image
+        items[:count] = np.ndarray(count, np.uint32, triples, strides=(3,))
+    return items
 
 
-def _sample_at(items: np.ndarray, x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
-    """Bilinear samples at places (S, P) inside the image, in units of 2^-_BITS, written to planes (C, S, P)."""
-    height, width = items.shape
+def _sample_at(items: np.ndarray, width: int, x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """Bilinear samples at places (S, P) inside an image of that width, written to planes (C, S, P).
+
+    The places are in units of 2^-_BITS pixels; their memory is used for other things.
+    """
     bytes_each = items.itemsize
-    left, to_right = _split(x, width)
-    top, to_below = _split(y, height)
-    top *= np.int32(width)
-    top += left
-    index = top.astype(np.intp)  # (S, P)
-    to_right, to_below = _repeated(to_right, bytes_each), _repeated(to_below, bytes_each)  # (S, P * bytes)
-    right, below = min(width - 1, 1), min(height - 1, 1) * width  # steps to the next pixel
-    flat = items.reshape(-1)
+    to_right, to_below = _repeated(x & _FRACTION, bytes_each), _repeated(y & _FRACTION, bytes_each)  # (S, P * bytes)
+    x >>= _BITS
+    y >>= _BITS
+    y *= np.int32(width)
+    y += x
+    index = y.astype(np.intp)  # (S, P)
 
     def pixels(step: int) -> np.ndarray:
-        return flat[step:].take(index).view(np.uint8).astype(np.int16)  # (S, P * bytes)
+        return items[step:].take(index).view(np.uint8).astype(np.int16)  # (S, P * bytes)
 
-    upper = _mix(pixels(0), pixels(right), to_right)
-    lower = _mix(pixels(below), pixels(below + right), to_right)
+    upper = _mix(pixels(0), pixels(1), to_right)
+    lower = _mix(pixels(width), pixels(width + 1), to_right)
     mixed = _mix(upper, lower, to_below).reshape(*index.shape, bytes_each)  # (S, P, bytes)
     for channel in range(len(out)):
         out[channel] = mixed[..., channel]
-
-
-def _split(place: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pixel before each place along an axis, and how far on the place lies, in [0, 2^_BITS]; both int32."""
-    before = place >> _BITS
-    np.minimum(before, max(length - 2, 0), out=before)  # the last pixel lies a whole step behind its neighbour
-    return before, place - (before << _BITS)
 
 
 def _repeated(weight: np.ndarray, times: int) -> np.ndarray:

@@ -2,10 +2,17 @@
 
 A message is a prefix (kind, length of the fields, length of the payload), the fields as JSON, and the payload as bytes.
 
+To the child:
+
     REQUEST  path, video, audio, frame_rate, max_side
+    TAKEN    the payload that has lain longest in a slot was read: the slot is free
+
+From the child, for each request:
+
     HEADER   the fields of events.ClipHeader
     FRAME    time_ms, width, height, stride, rotation
              payload: height rows of `stride` bytes, RGB24 in the first 3 * width of each; not yet rotated
+             slot, if there: the payload does not follow, but lies at the start of this slot (see slots)
     AUDIO    start_ms
              payload: float32 samples in native byte order
     CAPTION  the fields of events.Caption
@@ -38,6 +45,7 @@ class Kind(IntEnum):
     CAPTION = 5
     FOOTER = 6
     ERROR = 7
+    TAKEN = 8
 
 
 class ProtocolError(Exception):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
+import mmap
 import os
 import re
 import select
@@ -22,17 +22,12 @@ from typing import Any
 import numpy as np
 
 from psamf_edge.errors import InputError, MissingDependencyError, UsageError
+from psamf_edge.media import slots
 from psamf_edge.media.events import AudioChunk, Caption, ClipFooter, ClipHeader, Event, Frame
 from psamf_edge.media.protocol import MAX_CLIP_S, Kind, ProtocolError, pack, receive
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None
-
 DEADLINE_FLOOR_S = 60.0  # a short clip on a busy Jetson, with the child still starting
 DEADLINE_FACTOR = 4.0  # decoding slower than a quarter of real time is a stuck decoder, not a slow one
-PIPE_BYTES = 1 << 20  # one 640 x 480 frame and its sound: the child decodes on while we work; the usual limit of Linux
 MAX_FRAME_RATE = 240.0  # frames a second; above it the caller mixed up a period and a rate
 MIN_SIDE, MAX_SIDE = 16, 8192  # pixels; no face can be found below, no camera records above
 TOP = Path(__file__).resolve().parents[2]  # holds the psamf_edge that runs here: the child must run the same
@@ -131,7 +126,11 @@ class MediaReader:
                 if kind is Kind.ERROR:
                     finished = True
                     raise InputError(f"{clip_name} {fields['message']}.")
-                event = _event(kind, fields, child.read_array(payload_bytes), warnings)
+                if "slot" in fields:
+                    payload = child.take(fields["slot"], payload_bytes)
+                else:
+                    payload = child.read_array(payload_bytes)
+                event = _event(kind, fields, payload, warnings)
                 if kind is Kind.HEADER and deadline_s is None:
                     clip_s = min(event.duration_ms / 1000, MAX_CLIP_S)
                     child.patience_s += max(0.0, DEADLINE_FACTOR * clip_s - DEADLINE_FLOOR_S)
@@ -157,22 +156,27 @@ class MediaReader:
 
 
 class _Child:
-    """The process, its pipes, and the patience that is left for it."""
+    """The process, its pipes, the memory that it shares, and the patience that is left for it."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "psamf_edge.media.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            cwd=TOP,  # `-m` looks in the working directory first: not in one that the user's files may be in
-        )
+        shared = slots.create()
+        inherited = [] if shared is None else [shared]
+        try:
+            self._slots = _mapped(shared)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "psamf_edge.media.worker", *map(str, inherited)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                cwd=TOP,  # `-m` looks in the working directory first: not in one that the user's files may be in
+                pass_fds=inherited,
+            )
+        finally:
+            for descriptor in inherited:  # the mapping and the child keep the memory
+                os.close(descriptor)
         self.patience_s = DEADLINE_FLOOR_S
         self.end = weakref.finalize(self, _end, self._process)  # runs at interpreter exit too
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
-            with contextlib.suppress(OSError):  # a user near the pipe quota keeps the default size
-                fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._readable = select.poll()
         self._readable.register(self._process.stdout, select.POLLIN)
 
@@ -181,6 +185,14 @@ class _Child:
 
     def send(self, message: bytes) -> None:
         self._process.stdin.write(message)
+
+    def take(self, slot: int, size: int) -> np.ndarray:
+        """The first `size` bytes of a slot, (size,) uint8, which the child may fill again. Raises ValueError."""
+        if not (type(slot) is int and 0 <= slot < len(self._slots) and size <= slots.SLOT_BYTES):
+            raise ValueError(f"{size} bytes in slot {slot!r}")
+        data = self._slots[slot, :size].copy()
+        self.send(pack(Kind.TAKEN, {}))
+        return data
 
     def read_exactly(self, size: int) -> bytes:
         return self.read_array(size).tobytes()
@@ -200,6 +212,14 @@ class _Child:
                 raise EOFError
             view = view[count:]
         return data
+
+
+def _mapped(descriptor: int | None) -> np.ndarray:
+    """The shared memory by slot, (SLOTS, SLOT_BYTES) uint8, to be read only; (0, SLOT_BYTES) where there is none."""
+    if descriptor is None:
+        return np.empty((0, slots.SLOT_BYTES), np.uint8)
+    memory = mmap.mmap(descriptor, slots.SLOTS * slots.SLOT_BYTES, access=mmap.ACCESS_READ)
+    return np.frombuffer(memory, np.uint8).reshape(slots.SLOTS, slots.SLOT_BYTES)
 
 
 def _end(process: subprocess.Popen) -> None:
