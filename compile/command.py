@@ -17,23 +17,24 @@ import click
 
 import psamf_edge
 from psamf_edge.audio.framing import HOP_MS
-from psamf_edge.bundle import TARGETS, Bundle, PlanSegment, Shapes
+from psamf_edge.bundle import TARGETS, Bundle, PlanKernel, PlanSegment, Shapes
 from psamf_edge.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
-    import onnx
-
     from psamf_edge.compile.engines.builder import EngineBuilder
     from psamf_edge.compile.export.onnx_export import Parity
-    from psamf_edge.compile.export.segments import ExportSegment
+    from psamf_edge.compile.export.partition import Part
+    from psamf_edge.compile.export.segments import ExportSegment, Ranges
     from psamf_edge.compile.model.student import StudentConfig
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
 PRECISIONS = {
     "cpu": ("int8", "fp32"),
-    "rtx": ("fp16", "fp32"),
-    "tensorrt": ("fp16", "fp32"),
+    "rtx": ("fp16", "fp32", "int8"),
+    "tensorrt": ("fp16", "fp32", "int8"),
 }  # the first is the default
+FUSIONS = ("kernel", "graph")  # how a GPU runs the fusion's cross-modal attention; the first is the default
+CUT_FUSION = ("query", "score")  # the segments before and after the kernel
 CARRIED = ("vocab.txt", "face_detector.onnx", "face_mesh.onnx", "expression.onnx")  # needed, and packed as they are
 PACKAGES = ("torch", "onnx", "onnxscript", "safetensors")  # of the extra `compile`
 FACE_RATE = 10  # frames a second that the face encoder is trained on
@@ -50,14 +51,28 @@ Log = Callable[[str], None]
 @click.option(
     "--precision",
     type=click.Choice(("fp32", "fp16", "int8")),
-    help="Default: int8 for cpu, fp16 for rtx and tensorrt.",
+    help="Default: int8 for cpu, fp16 for rtx and tensorrt. int8 on a GPU: the weights alone.",
+)
+@click.option(
+    "--fusion",
+    type=click.Choice(FUSIONS),
+    help="For rtx and tensorrt, where the cross-modal attention runs: in our own CUDA kernel between two engines, or in"
+    " the graph of one engine. Default: kernel, where the model has the kernel's sizes.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The bundle to write, OUT.psamf.")
 @click.option("--name", help="The model's name in results. Default: the output's name.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
-def command(weights: Path, target: str, precision: str | None, output: Path, name: str | None, force: bool) -> None:
+def command(
+    weights: Path,
+    target: str,
+    precision: str | None,
+    fusion: str | None,
+    output: Path,
+    name: str | None,
+    force: bool,
+) -> None:
     """Compile WEIGHTS (default: those that ship with psamf-edge) into a bundle."""
-    compile_bundle(weights, output, target, precision, name, force, log=lambda line: click.echo(line, err=True))
+    compile_bundle(weights, output, target, precision, name, force, lambda line: click.echo(line, err=True), fusion)
 
 
 def compile_bundle(
@@ -68,6 +83,7 @@ def compile_bundle(
     name: str | None = None,
     force: bool = False,
     log: Log = lambda line: None,
+    fusion: str | None = None,
 ) -> Bundle:
     """Export, check, quantise or build, and pack.
 
@@ -79,6 +95,7 @@ def compile_bundle(
         name: the model's name; None for the stem of `output`.
         force: replace a bundle that is already there.
         log: takes a line for each stage.
+        fusion: one of FUSIONS for a GPU, or None: the kernel, where the student has its sizes.
 
     Raises:
         UsageError: a wrong combination, incomplete weights, weights that cannot read a clip, or an output that exists.
@@ -91,9 +108,15 @@ def compile_bundle(
     precision = precision or allowed[0]
     if precision not in allowed:
         raise UsageError(f"The target {target} has no precision {precision}; allowed are {', '.join(allowed)}.")
+    if fusion is not None and (fusion not in FUSIONS or target == "cpu"):
+        raise UsageError(
+            f"The target {target} has no fusion {fusion}: it is one of {', '.join(FUSIONS)} for rtx and tensorrt, and"
+            " nothing to choose for cpu."
+        )
     if output.suffix != ".psamf":
         raise UsageError(f"A bundle's name ends in .psamf: write {output.name}.psamf in place of {output.name}.")
     _check_packages()
+    from psamf_edge.compile.export.cross_modal_op import HEADS, WIDTH, suits
     from psamf_edge.compile.export.pack import BundleContent, check_free, write_bundle
     from psamf_edge.compile.export.segments import split
     from psamf_edge.compile.model.student import load_student
@@ -109,19 +132,27 @@ def compile_bundle(
         student = load_student(weights)
     _check_vocabulary(files["vocab.txt"], student.config.bert.vocabulary)
     _check_features(student.config)
-    segments = split(student)
+    # not on a CPU: after int8, the operation's body takes the fusion 1.07 to 1.14 times as long as PyTorch's form, with
+    # the same error (in float32 0.88 to 0.93; ONNX Runtime 1.31, one thread, alternating, medians of 400 at four sizes)
+    node = target != "cpu" and suits(student.config.width, student.config.heads)
+    if fusion == "kernel" and not node:
+        raise UsageError(
+            f"The kernel is made for a width of {WIDTH} with {HEADS} heads, and the student has {student.config.width}"
+            f" with {student.config.heads}: use --fusion graph."
+        )
+    segments = split(student, node)
     with _stage("export to ONNX and check against PyTorch", log):
-        models, parities = _export(segments, precision)
+        parts, parities = _export(segments, target, precision, CUT_FUSION if node and fusion != "graph" else None)
     for parity in parities:
         log(f"    {parity.output:18} max abs error {parity.error:.1e}   cosine {parity.cosine:.6f}")
-    plan = tuple(segment.plan for segment in segments)
-    files |= {segment.file: models[segment.name].SerializeToString() for segment in plan}
     engines = None
     if builder is not None:
-        with _stage("build the engines", log):
-            plan, built = _build_engines(builder, segments, files, log)
         engines = builder.origin
-        files |= built
+        with _stage("build the engines", log):
+            plan, made = _built(builder, parts, segments[0].ranges, log)
+    else:
+        plan, made = _exported(parts)
+    files |= made
     content = BundleContent(
         name=name or output.stem,
         target=target,
@@ -190,35 +221,57 @@ def _check_features(config: StudentConfig) -> None:
         )
 
 
-def _export(segments: list[ExportSegment], precision: str) -> tuple[dict[str, onnx.ModelProto], list[Parity]]:
-    from psamf_edge.compile.export.onnx_export import check_limits, check_parity, export
-    from psamf_edge.compile.export.precision import lower
+def _export(
+    segments: list[ExportSegment], target: str, precision: str, cut: tuple[str, ...] | None
+) -> tuple[list[Part], list[Parity]]:
+    """The parts of all segments in their order. cut: the names of what kernel nodes cut a graph into, if they do."""
+    from psamf_edge.compile.export.onnx_export import check_limits, check_parity, compare, export
+    from psamf_edge.compile.export.partition import SegmentPart, has_kernel_nodes, partition
+    from psamf_edge.compile.export.parts import PartsRunner, kernel_tensors, lower_part
 
-    models, parities = {}, []
+    exported: list[list[Part]] = []
     for segment in segments:
         model = export(segment)
-        check_limits(
-            check_parity(model, segment), "fp32"
-        )  # the export first, then what the precision adds to its error
-        model = lower(model, segment.plan.name, precision)
-        found = check_parity(model, segment)
+        # the export first, then what the cut and the precision add to its error
+        check_limits(check_parity(model, segment), "fp32")
+        cuts = cut is not None and has_kernel_nodes(model)
+        exported.append(partition(model, cut, segment.ranges) if cuts else [SegmentPart(segment.plan, model)])
+    borders = kernel_tensors([part for parts in exported for part in parts])
+    lowered, parities = [], []
+    for segment, parts in zip(segments, exported, strict=True):
+        parts = [lower_part(part, precision, target, borders) for part in parts]
+        found = compare(PartsRunner(parts, segment.plan.outputs).run, segment)
         check_limits(found, precision)
-        models[segment.plan.name] = model
+        lowered += parts
         parities += found
-    return models, parities
+    return lowered, parities
 
 
-def _build_engines(
-    builder: EngineBuilder, segments: list[ExportSegment], files: dict[str, bytes], log: Log
-) -> tuple[tuple[PlanSegment, ...], dict[str, bytes]]:
-    built, named = {}, []
-    for segment in segments:
+def _exported(parts: list[Part]) -> tuple[tuple[PlanSegment, ...], dict[str, bytes]]:
+    """The plan of a bundle without engines, and its files."""
+    return tuple(part.plan for part in parts), {part.plan.file: part.model.SerializeToString() for part in parts}
+
+
+def _built(
+    builder: EngineBuilder, parts: list[Part], ranges: Ranges, log: Log
+) -> tuple[tuple[PlanSegment | PlanKernel, ...], dict[str, bytes]]:
+    """The plan of a bundle with engines, and its files: graphs and engines, and the kernels' weights and code."""
+    from psamf_edge.compile.engines.kernel_files import kernel_files
+    from psamf_edge.compile.export.partition import KernelPart
+
+    plan, files = [], {}
+    for part in parts:
         start = time.perf_counter()
-        engine = f"{segment.plan.name}.engine"
-        built[engine] = builder.build(files[segment.plan.file], segment.plan.name, segment.ranges)
-        named.append(replace(segment.plan, engine=engine))
-        log(f"    {engine:18} {time.perf_counter() - start:8.1f} s")
-    return tuple(named), built
+        if isinstance(part, KernelPart):
+            step, made = kernel_files(part)
+        else:
+            step = replace(part.plan, engine=f"{part.plan.name}.engine")
+            graph = part.model.SerializeToString()
+            made = {step.file: graph, step.engine: builder.build(graph, step.name, ranges)}
+        plan.append(step)
+        files |= made
+        log(f"    {list(made)[-1]:26} {time.perf_counter() - start:8.1f} s")
+    return tuple(plan), files
 
 
 def _shapes(config: StudentConfig) -> Shapes:

@@ -6,7 +6,8 @@ hashes those bytes and returns those bytes: what was checked is what gets parsed
 are never opened, and keys that this version does not know are ignored, so that a later writer may add some.
 
 The hashes guard against damage and against files swapped under a manifest that is trusted. They do not say who made the
-bundle: compare `Bundle.manifest_sha256` with a value from a source you trust.
+bundle: ask for a signature (see psamf_edge.signature), or compare `Bundle.manifest_sha256` with a value from a source
+you trust. The path of the bundle may be a link, since it is you who names it; nothing inside may be.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ from psamf_edge.result import MODALITIES
 
 SCHEMA = "psamf-edge-bundle/1"
 MANIFEST = "manifest.json"
+SIGNATURE = MANIFEST + ".sig"  # where ssh-keygen puts the signature of the manifest
 TARGETS = ("cpu", "rtx", "tensorrt")
+KERNELS = {"cross_modal_attention": (4, 1)}  # what a plan may launch: name to the number of its inputs and outputs
 DEFAULT_BUNDLE = Path(__file__).parent / "data" / "default.psamf"
 
 MAX_MANIFEST_BYTES = 1 << 20  # ours are about 8 KB
 MAX_FILE_BYTES = 1 << 30  # BERT-base in float32, the largest trunk foreseen, is 0.44 GB
+MAX_BUNDLE_BYTES = 1 << 32  # of all files together: that trunk as ONNX and as engine is 0.9 GB
 MAX_FILES = 64  # ours have about 15
+MAX_STEPS = 32  # ours have at most six; each loads its file anew
 MAX_SIZE = 1 << 20  # of any declared dimension: far above a real one, and products of two still fit an int64
 
 
@@ -58,6 +63,24 @@ class PlanSegment:
     outputs: tuple[str, ...]
     when: str | None = None
     engine: str | None = None
+
+
+@dataclass(frozen=True)
+class PlanKernel:
+    """One launch of our own kernel between two segments. It always runs; its tensors are named as a segment's are.
+
+    kernel: one of KERNELS.
+    inputs, outputs: in the order of the kernel's signature.
+    weights: a .npy file with the kernel's weights, packed as the kernel reads them, float32 or float16.
+    code: a file with the kernel as PTX, or None: then it is compiled where it runs.
+    """
+
+    name: str
+    kernel: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weights: str
+    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +120,7 @@ class Bundle:
     target: str  # one of TARGETS
     precision: str  # "fp32", "fp16" or "int8"
     files: Mapping[str, FileEntry]
-    plan: tuple[PlanSegment, ...]
+    plan: tuple[PlanSegment | PlanKernel, ...]
     shapes: Shapes
     engines: EngineOrigin | None
     provenance: Mapping[str, Any]
@@ -126,17 +149,19 @@ class Bundle:
             self.read(name)
 
 
-def open_bundle(path: Path | str | None = None) -> Bundle:
+def open_bundle(path: Path | str | None = None, require_signature: Path | str | None = None) -> Bundle:
     """Open a bundle: parse and check its manifest, and see that every file is there with its size.
 
     Contents are hashed as they are read (`Bundle.read`) or all at once (`Bundle.verify`).
 
     Args:
         path: the `.psamf` directory, or None for the bundle that ships with psamf-edge.
+        require_signature: a file of public keys, one of which must have signed the manifest.
 
     Raises:
-        UsageError: there is no bundle at `path`.
-        IntegrityError: there is one, and it is damaged or made by another version.
+        UsageError: there is no bundle at `path`, or no key in the key file.
+        IntegrityError: there is one, and it is damaged, made by another version, or not signed by one of the keys.
+        MissingDependencyError: a signature is required, and `cryptography` is not installed.
     """
     root = DEFAULT_BUNDLE if path is None else Path(path)
     if not root.is_dir() or not os.path.lexists(root / MANIFEST):
@@ -146,10 +171,24 @@ def open_bundle(path: Path | str | None = None) -> Bundle:
     content = _read_plain(root / MANIFEST, MAX_MANIFEST_BYTES)
     if len(content) > MAX_MANIFEST_BYTES:
         raise _damaged(root / MANIFEST, f"is larger than {MAX_MANIFEST_BYTES} bytes")
+    if require_signature is not None:
+        _check_signature(root, content, require_signature)
     bundle = _parse(_Reader(root / MANIFEST, _load_json(root / MANIFEST, content)), hashlib.sha256(content).hexdigest())
     for name, entry in bundle.files.items():
         _check_plain(root / name, entry.size)
     return bundle
+
+
+def _check_signature(root: Path, manifest: bytes, keys: Path | str) -> None:
+    from psamf_edge.signature import MAX_SIGNATURE_BYTES, read_keys, verify
+
+    trusted = read_keys(keys)
+    if not os.path.lexists(root / SIGNATURE):
+        raise IntegrityError(
+            f"The bundle {root} is not signed: it has no {SIGNATURE}. Use one that is, or leave out the signature that"
+            " you require."
+        )
+    verify(manifest, _read_plain(root / SIGNATURE, MAX_SIGNATURE_BYTES), trusted)
 
 
 def _damaged(path: Path, what: str) -> IntegrityError:
@@ -266,6 +305,9 @@ def _parse_files(manifest: _Reader) -> dict[str, FileEntry]:
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
             raise manifest.error(f"gives {name} no valid SHA-256")
         files[name] = FileEntry(sha256, size)
+    total = sum(entry.size for entry in files.values())
+    if total > MAX_BUNDLE_BYTES:
+        raise manifest.error(f"lists files of {total} bytes together; at most {MAX_BUNDLE_BYTES} are allowed")
     return files
 
 
@@ -277,27 +319,63 @@ def is_plain_name(name: str) -> bool:
 
 def _parse_plan(
     manifest: _Reader, files: dict[str, FileEntry], engines: EngineOrigin | None
-) -> tuple[PlanSegment, ...]:
-    plan = []
-    for index, raw in enumerate(manifest.get("plan", list)):
+) -> tuple[PlanSegment | PlanKernel, ...]:
+    plan: list[PlanSegment | PlanKernel] = []
+    listed = manifest.get("plan", list)
+    if len(listed) > MAX_STEPS:
+        raise manifest.error(f"has a 'plan' of {len(listed)} steps; at most {MAX_STEPS} are allowed")
+    for index, raw in enumerate(listed):
         if not isinstance(raw, dict):
             raise manifest.error(f"has no valid 'plan[{index}]'")
         entry = _Reader(manifest.path, raw, f"plan[{index}].")
-        optional = {key: entry.get(key, (str, type(None))) for key in ("when", "engine")}
-        segment = PlanSegment(
-            entry.get("name", str), entry.get("file", str), entry.names("inputs"), entry.names("outputs"), **optional
-        )
-        if segment.when not in (None, *MODALITIES):
-            raise entry.error(f"has no valid 'plan[{index}].when'; allowed are null, {', '.join(MODALITIES)}")
-        if (segment.engine is None) != (engines is None):
-            raise entry.error(f"names an engine for some of 'plan' and 'engines' but not for all, as in plan[{index}]")
-        for name in (segment.file, segment.engine):
+        if "kernel" in raw:
+            step, named = _parse_kernel(entry, engines)
+        else:
+            step, named = _parse_segment(entry, engines)
+        for name in named:
             if name is not None and name not in files:
                 raise entry.error(f"names {name[:80]!r} in 'plan[{index}]' but does not list it in 'files'")
-        plan.append(segment)
+        plan.append(step)
     if not plan:
         raise manifest.error("has an empty 'plan'")
+    if len({step.name for step in plan}) < len(plan):  # backends keep what they loaded by name
+        raise manifest.error("has two steps of one name in 'plan'")
     return tuple(plan)
+
+
+def _parse_segment(entry: _Reader, engines: EngineOrigin | None) -> tuple[PlanSegment, tuple[str | None, ...]]:
+    """One segment, and the files that it names."""
+    optional = {key: entry.get(key, (str, type(None))) for key in ("when", "engine")}
+    segment = PlanSegment(
+        entry.get("name", str), entry.get("file", str), entry.names("inputs"), entry.names("outputs"), **optional
+    )
+    where = entry.where.removesuffix(".")
+    if segment.when not in (None, *MODALITIES):
+        raise entry.error(f"has no valid '{where}.when'; allowed are null, {', '.join(MODALITIES)}")
+    if (segment.engine is None) != (engines is None):
+        raise entry.error(f"names an engine for some of 'plan' and 'engines' but not for all, as in {where}")
+    return segment, (segment.file, segment.engine)
+
+
+def _parse_kernel(entry: _Reader, engines: EngineOrigin | None) -> tuple[PlanKernel, tuple[str | None, ...]]:
+    """One kernel, and the files that it names."""
+    where = entry.where.removesuffix(".")
+    kernel = PlanKernel(
+        name=entry.get("name", str),
+        kernel=entry.get("kernel", str),
+        inputs=entry.names("inputs"),
+        outputs=entry.names("outputs"),
+        weights=entry.get("weights", str),
+        code=entry.get("code", (str, type(None))),
+    )
+    if kernel.kernel not in KERNELS:
+        raise entry.error(f"has no valid '{where}.kernel'; allowed are {', '.join(KERNELS)}")
+    if (len(kernel.inputs), len(kernel.outputs)) != KERNELS[kernel.kernel]:
+        given, taken = KERNELS[kernel.kernel]
+        raise entry.error(f"gives {where} another number of tensors than the {given} and {taken} of {kernel.kernel}")
+    if engines is None:
+        raise entry.error(f"has a kernel in {where} but no engines: a kernel runs on a GPU, between engines")
+    return kernel, (kernel.weights, kernel.code)
 
 
 def _parse_shapes(shapes: _Reader) -> Shapes:

@@ -1,6 +1,6 @@
-"""What every backend shares: which segments of the plan run, with what, and how their outputs become a score.
+"""What every backend shares: which steps of the plan run, with what, and how their outputs become a score.
 
-A backend only knows how to run one segment. `score` walks the plan for one utterance: it checks the features, skips the
+A backend only knows how to run one step. `score` walks the plan for one utterance: it checks the features, skips the
 segments of missing modalities, hands the fusion one row of presence for each subset it should score, and reads the
 score, the confidence and each modality's contribution from the rows.
 """
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psamf_edge.bundle import Bundle, PlanSegment, Shapes
+from psamf_edge.bundle import Bundle, PlanKernel, PlanSegment, Shapes
 from psamf_edge.errors import InputError, IntegrityError
-from psamf_edge.result import MODALITIES
+from psamf_edge.result import MODALITIES, SCORE_LIMIT
 
 Tensors = Mapping[str, np.ndarray]
-RunSegment = Callable[[PlanSegment, dict[str, np.ndarray]], Tensors]
+RunStep = Callable[[PlanSegment | PlanKernel, dict[str, np.ndarray]], Tensors]
 
 LOG_SCALE_LIMIT = 8.0  # e^8 = 3000 times the range of the score: beyond it, nothing changes but exp may overflow
 
@@ -50,34 +50,45 @@ class Outputs:
     contributions: dict[str, float]
 
 
-def score(bundle: Bundle, run_segment: RunSegment, features: Features) -> Outputs:
+def score(bundle: Bundle, run_step: RunStep, features: Features) -> Outputs:
     """Run the plan for one utterance.
 
     Args:
         bundle: the bundle that the backend runs.
-        run_segment: the backend's own part: a segment and its named inputs to its named outputs.
+        run_step: the backend's own part: a segment or kernel and its named inputs to its named outputs.
         features: at least one modality.
 
     Raises:
         InputError: nothing is present, a feature has the wrong shape or is not finite, or the score is not.
+        IntegrityError: the model gave something else than one score in [-3, 3] for each subset.
     """
     check_features(features, bundle.shapes)
     present = features.present
     tensors = _inputs(features, bundle.shapes)
-    for segment in bundle.plan:
-        if segment.when is None or segment.when in present:
-            tensors.update(run_segment(segment, {name: tensors[name] for name in segment.inputs}))
+    for step in bundle.plan:
+        if isinstance(step, PlanKernel) or step.when is None or step.when in present:
+            tensors.update(run_step(step, {name: tensors[name] for name in step.inputs}))
+    shape = tensors["present"].shape[:2]  # (1, S)
+    for name in ("score", "log_scale"):
+        if tensors[name].shape != shape:
+            raise _broken(bundle, f"a {name} of shape {tensors[name].shape} where {shape} is due")
     scores, log_scales = tensors["score"][0].astype(float), tensors["log_scale"][0].astype(float)  # (S,) each
     if not (np.isfinite(scores).all() and np.isfinite(log_scales).all()):
         raise InputError(
             f"The model gave a score that is not a finite number, from {', '.join(present)}: the features are far"
             " outside of what it was trained on."
         )
+    if np.abs(scores).max() > SCORE_LIMIT:  # the exported graph clamps
+        raise _broken(bundle, f"a score of {scores[np.abs(scores).argmax()]:g}, outside [-3, 3]")
     if len(present) == 1:
         contributions = {present[0]: float(scores[0])}
     else:
         contributions = {name: float(scores[0] - without) for name, without in zip(present, scores[1:], strict=True)}
     return Outputs(float(scores[0]), confidence(float(scores[0]), float(log_scales[0])), contributions)
+
+
+def _broken(bundle: Bundle, what: str) -> IntegrityError:
+    return IntegrityError(f"The model of {bundle.path} gave {what}: make it anew with `psamf-edge compile`.")
 
 
 def confidence(score: float, log_scale: float) -> float:
@@ -158,18 +169,19 @@ def _inputs(features: Features, shapes: Shapes) -> dict[str, np.ndarray]:
 
 
 def check_plan(bundle: Bundle) -> None:
-    """Raise IntegrityError if a segment needs a tensor that nothing before it gives, or nothing gives the score.
+    """Raise IntegrityError if a step needs a tensor that nothing before it gives, or nothing gives the score.
 
     Called once when a backend opens, so that a wrong plan ends with its name and not in the middle of a clip.
     """
     known = {"ids", "text_mask", "audio", "audio_mask", "face", "face_mask", "present"}
-    for segment in bundle.plan:
-        unknown = [name for name in segment.inputs if name not in known]
+    for step in bundle.plan:
+        kind = "kernel" if isinstance(step, PlanKernel) else "segment"
+        unknown = [name for name in step.inputs if name not in known]
         if unknown:
             raise IntegrityError(
-                f"The plan of {bundle.path} is broken: segment {segment.name} needs {', '.join(unknown)}, which no"
-                " earlier segment gives."
+                f"The plan of {bundle.path} is broken: {kind} {step.name} needs {', '.join(unknown)}, which no"
+                " earlier step gives."
             )
-        known |= set(segment.outputs)
+        known |= set(step.outputs)
     if not {"score", "log_scale"} <= known:
-        raise IntegrityError(f"The plan of {bundle.path} is broken: no segment gives score and log_scale.")
+        raise IntegrityError(f"The plan of {bundle.path} is broken: no step gives score and log_scale.")

@@ -1,214 +1,257 @@
-"""A stand-in for a GPU: a CUDA driver over host memory and a TensorRT whose engines are ONNX files run by ONNX Runtime.
+"""A stand-in for a GPU: memory that holds real numbers, streams that run late, graphs, and a judge of data races.
 
-Work on the stream is done when the stream is synchronised, not before, so that a result read too early is wrong.
-Every call is recorded by name in `FakeGpu.calls`.
+Work on a stream is done when the host waits for it, not before, so that a result read too early is wrong. Memory begins
+as NaN, so that nothing can count on a clean buffer. And each piece of work says which bytes it reads and writes: two
+that touch the same bytes, one of them writing, must be ordered by their stream or by events, or the test ends.
 """
 
 from __future__ import annotations
 
 import ctypes
 import enum
-import sys
+import itertools
+import threading
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from dataclasses import dataclass, field
 
-import numpy as np
-import pytest
-
-from psamf_edge.backends.sessions import open_session
-
-VERSION = "1.7.1"
-TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
-LARGEST = {"tokens": 128, "hops": 3000, "frames": 300, "subsets": 4, "audio_strides": 375, "face_strides": 300}
+Region = tuple[int, int]  # address and size in bytes
 
 
 class Code(enum.IntEnum):
     CUDA_SUCCESS = 0
     CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_OUT_OF_MEMORY = 2
     CUDA_ERROR_NO_DEVICE = 100
+    CUDA_ERROR_INVALID_CONTEXT = 201
+    CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222
+    CUDA_ERROR_INVALID_HANDLE = 400
+    CUDA_ERROR_NOT_FOUND = 500
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
+    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
+    CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
+    CUDA_ERROR_STREAM_CAPTURE_UNJOINED = 904
+
+
+class CudaError(Exception):
+    """What the fronts turn into their own way to fail."""
+
+    def __init__(self, code: Code) -> None:
+        super().__init__(code.name)
+        self.code = code
+
+
+@dataclass
+class Work:
+    """One thing on a stream."""
+
+    name: str
+    reads: list[Region]
+    writes: list[Region]
+    run: Callable[[], None]
+
+
+@dataclass
+class Timeline:
+    """What has been put on all streams since they were last empty, or in one capture."""
+
+    accesses: list[tuple[int, int, Work]] = field(default_factory=list)  # stream, number on it, work
+
+    def add(self, stream: int, number: int, clock: dict[int, int], work: Work) -> None:
+        for other, at, earlier in self.accesses:
+            if clock.get(other, 0) >= at:
+                continue
+            for ours, theirs in (
+                (work.writes, earlier.writes), (work.writes, earlier.reads), (work.reads, earlier.writes),
+            ):  # fmt: skip
+                assert not any(_overlap(a, b) for a in ours for b in theirs), f"{work.name} races with {earlier.name}"
+        self.accesses.append((stream, number, work))
+
+
+def _overlap(a: Region, b: Region) -> bool:
+    return a[0] < b[0] + b[1] and b[0] < a[0] + a[1]
+
+
+@dataclass
+class Capture:
+    origin: int
+    works: list[Work] = field(default_factory=list)
+    timeline: Timeline = field(default_factory=Timeline)
+    streams: dict[int, dict[int, int]] = field(default_factory=dict)  # each one's clock before it joined
+    valid: bool = True
+
+
+@dataclass
+class Stream:
+    queue: list[tuple[int, Work]] = field(default_factory=list)
+    clock: dict[int, int] = field(default_factory=dict)  # of each stream, how much of it came before what comes next
+    capture: Capture | None = None
+
+
+@dataclass
+class Event:
+    clock: dict[int, int] = field(default_factory=dict)
+    capture: Capture | None = None
 
 
 class FakeGpu:
-    """The state behind both modules. `fail` names a driver call that will return an error."""
+    """The state. `calls` holds every call by name and arguments; `fail` names calls that will return an error."""
 
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.memory: dict[int, ctypes.Array] = {}  # address to what is allocated there
-        self.queue: list[Callable[[], None]] = []
-        self.contexts_held = self.streams = 0
+    def __init__(self, integrated: bool = False) -> None:
+        self.integrated = integrated
+        self.calls: list[tuple] = []
         self.fail: dict[str, Code] = {}
-        self.host_code_allowed = False
-        self.refuse = ""  # what TensorRT refuses: "engine", "context", "shape" or "execute"
+        self.memory: dict[int, ctypes.Array] = {}  # on the device
+        self.pinned: dict[int, ctypes.Array] = {}
+        self.modules: dict[int, bytes] = {}
+        self.functions: dict[int, str] = {}
+        self.streams: dict[int, Stream] = {}
+        self.events: dict[int, Event] = {}
+        self.graphs: dict[int, Capture] = {}
+        self.contexts_held = 0
+        self.launched: list[str] = []  # entries of kernels, in the order in which they ran
+        self.kernels: dict[str, Callable[[tuple], Work]] = {}  # entry to what a launch with these arguments does
+        self._handles = itertools.count(1000)
+        self._numbers = itertools.count(1)
+        self._timeline = Timeline()
+        self._current = threading.local()
 
-    def install(self, patch: pytest.MonkeyPatch, flavour: str = "tensorrt_rtx") -> None:
-        """Put both modules where an import finds them."""
-        cuda, bindings = ModuleType("cuda"), ModuleType("cuda.bindings")
-        bindings.driver = FakeDriver(self)
-        patch.setitem(sys.modules, "cuda", cuda)
-        patch.setitem(sys.modules, "cuda.bindings", bindings)
-        patch.setitem(sys.modules, flavour, fake_tensorrt(self, flavour))
+    def names(self) -> list[str]:
+        """The calls by name alone."""
+        return [call[0] for call in self.calls]
 
+    def enter(self, name: str, *arguments: object) -> None:
+        """Note a call; fail it if a test wants that, or if the thread has no context for it."""
+        self.calls.append((name, *arguments))
+        if name in self.fail:
+            raise CudaError(self.fail[name])
+        if not name.startswith(("cuInit", "cuDevice", "cuCtxPush")) and not self.context_stack:
+            raise CudaError(Code.CUDA_ERROR_INVALID_CONTEXT)
 
-class FakeDriver:
-    """cuda.bindings.driver: each function returns its result code and then its values."""
+    @property
+    def context_stack(self) -> list[str]:
+        """Of the calling thread."""
+        if not hasattr(self._current, "stack"):
+            self._current.stack = []
+        return self._current.stack
 
-    def __init__(self, gpu: FakeGpu) -> None:
-        self._gpu = gpu
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything was given back."""
+        left = (self.memory, self.pinned, self.modules, self.streams, self.events, self.graphs, self.context_stack)
+        return self.contexts_held == 0 and not any(left)
 
-    def __getattribute__(self, name: str):
-        if not name.startswith("cu"):
-            return object.__getattribute__(self, name)
-        gpu, function = object.__getattribute__(self, "_gpu"), object.__getattribute__(self, name)
+    def handle(self) -> int:
+        return next(self._handles)
 
-        def call(*arguments):
-            gpu.calls.append(name)
-            if name in gpu.fail:
-                return (gpu.fail[name], None)
-            value = function(*arguments)
-            return (Code.CUDA_SUCCESS,) if value is None else (Code.CUDA_SUCCESS, value)
-
-        return call
-
-    def cuInit(self, flags): ...  # noqa: N802
-
-    def cuDeviceGet(self, index):  # noqa: N802
-        return 0
-
-    def cuDevicePrimaryCtxRetain(self, device):  # noqa: N802
-        self._gpu.contexts_held += 1
-        return "context"
-
-    def cuDevicePrimaryCtxRelease(self, device):  # noqa: N802
-        self._gpu.contexts_held -= 1
-
-    def cuCtxSetCurrent(self, context):  # noqa: N802
-        assert context == "context"
-
-    def cuStreamCreate(self, flags):  # noqa: N802
-        self._gpu.streams += 1
-        return 7
-
-    def cuStreamDestroy(self, stream):  # noqa: N802
-        self._gpu.streams -= 1
-
-    def cuMemAlloc(self, size):  # noqa: N802
-        block = ctypes.create_string_buffer(b"\xff" * size, size)  # NaN, not zeros: nothing may count on a clean buffer
-        self._gpu.memory[ctypes.addressof(block)] = block
+    def allocate(self, size: int, where: dict[int, ctypes.Array]) -> int:
+        assert size > 0
+        if any(stream.capture for stream in self.streams.values()):
+            self.spoil()
+            raise CudaError(Code.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
+        block = ctypes.create_string_buffer(b"\xff" * size, size)
+        where[ctypes.addressof(block)] = block
         return ctypes.addressof(block)
 
-    def cuMemFree(self, address):  # noqa: N802
-        del self._gpu.memory[address]
+    def spoil(self) -> None:
+        """Something was called that no capture allows."""
+        for stream in self.streams.values():
+            if stream.capture:
+                stream.capture.valid = False
 
-    def cuMemcpyHtoDAsync(self, device, host, size, stream):  # noqa: N802
-        assert size <= len(self._gpu.memory[device])
-        taken = ctypes.string_at(host, size)  # pageable memory is staged before the call returns
-        self._gpu.queue.append(lambda: ctypes.memmove(device, taken, size))
+    def check(self, region: Region) -> Region:
+        """The region lies within one allocation that the device can reach, or the GPU would fault."""
+        address, size = region
+        reachable = {**self.memory, **(self.pinned if self.integrated else {})}
+        if not any(base <= address and address + size <= base + len(block) for base, block in reachable.items()):
+            raise CudaError(Code.CUDA_ERROR_ILLEGAL_ADDRESS)
+        return region
 
-    def cuMemcpyDtoHAsync(self, host, device, size, stream):  # noqa: N802
-        assert size <= len(self._gpu.memory[device])
-        self._gpu.queue.append(lambda: ctypes.memmove(host, device, size))
+    def put(self, handle: int, work: Work) -> None:
+        """Put work on a stream, or into the graph that is being captured from it."""
+        stream = self.streams[handle]
+        number = next(self._numbers)
+        stream.clock[handle] = number
+        if stream.capture:
+            stream.capture.timeline.add(handle, number, stream.clock, work)
+            stream.capture.works.append(work)
+        else:
+            self._timeline.add(handle, number, stream.clock, work)
+            stream.queue.append((number, work))
 
-    def cuStreamSynchronize(self, stream):  # noqa: N802
-        queue, self._gpu.queue = self._gpu.queue, []
-        for work in queue:
-            work()
+    def record(self, event: int, stream: int) -> None:
+        source = self.streams[stream]
+        self.events[event] = Event(dict(source.clock), source.capture)
 
+    def wait(self, stream: int, event: int) -> None:
+        waiting, awaited = self.streams[stream], self.events[event]
+        if awaited.capture and waiting.capture is None:
+            assert not waiting.queue, "a stream joins a capture with work still on it"
+            waiting.capture = awaited.capture
+            awaited.capture.streams[stream] = dict(waiting.clock)
+        for other, number in awaited.clock.items():
+            waiting.clock[other] = max(number, waiting.clock.get(other, 0))
+        if waiting.capture is None:
+            clock = dict(awaited.clock)
+            waiting.queue.append((next(self._numbers), Work("wait", [], [], lambda: self._reach(clock))))
 
-class FakeContext:
-    """IExecutionContext: shapes and addresses are kept, and the run is queued on the stream."""
+    def synchronise(self, handle: int) -> None:
+        stream = self.streams[handle]
+        if stream.capture:
+            self.spoil()
+            raise CudaError(Code.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
+        self._reach({handle: stream.clock.get(handle, 0)})
+        while stream.queue:
+            stream.queue.pop(0)[1].run()
+        if not any(other.queue for other in self.streams.values()):
+            self._timeline = Timeline()
 
-    def __init__(self, gpu: FakeGpu, engine: FakeEngine) -> None:
-        self._gpu, self._engine = gpu, engine
-        self._shapes: dict[str, tuple] = {}
-        self._addresses: dict[str, int] = {}
+    def _reach(self, clock: dict[int, int]) -> None:
+        """Run each stream as far as the clock says."""
+        for handle, number in clock.items():
+            queue = self.streams[handle].queue
+            while queue and queue[0][0] <= number:
+                queue.pop(0)[1].run()
 
-    def set_input_shape(self, name, shape):
-        self._gpu.calls.append("set_input_shape")
-        self._shapes[name] = tuple(shape)
-        return self._gpu.refuse != "shape"
+    def begin_capture(self, handle: int) -> None:
+        stream = self.streams[handle]
+        assert not stream.queue, "a capture begins with work still on the stream"
+        stream.capture = Capture(handle)
+        stream.capture.streams[handle] = dict(stream.clock)
 
-    def set_tensor_address(self, name, address):
-        self._gpu.calls.append("set_tensor_address")
-        self._addresses[name] = address
-        return True
+    def end_capture(self, handle: int) -> Capture:
+        capture = self.streams[handle].capture
+        assert capture
+        assert capture.origin == handle
+        clock = self.streams[handle].clock
+        joined = all(self.streams[h].clock.get(h, 0) <= clock.get(h, 0) for h in capture.streams)
+        for other, before in capture.streams.items():
+            self.streams[other].capture, self.streams[other].clock = None, before
+        if not capture.valid:
+            raise CudaError(Code.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
+        if not joined:
+            raise CudaError(Code.CUDA_ERROR_STREAM_CAPTURE_UNJOINED)
+        return capture
 
-    def get_tensor_shape(self, name):
-        if name in self._shapes:
-            return self._shapes[name]
-        return self._engine.run({n: np.zeros(s, self._engine.types[n]) for n, s in self._shapes.items()})[name].shape
+    def launch_graph(self, graph: int, stream: int) -> None:
+        works = self.graphs[graph].works
 
-    def execute_async_v3(self, stream):
-        self._gpu.calls.append("execute_async_v3")
-        assert stream == 7
-        shapes, addresses = dict(self._shapes), dict(self._addresses)
-        assert set(addresses) == set(self._engine.types)
+        def run() -> None:
+            for work in works:
+                work.run()
 
-        def work() -> None:
-            inputs = {}
-            for name, shape in shapes.items():
-                count, kind = int(np.prod(shape)), np.dtype(self._engine.types[name])
-                raw = ctypes.string_at(addresses[name], count * kind.itemsize)
-                inputs[name] = np.frombuffer(raw, kind).reshape(shape)
-            for name, value in self._engine.run(inputs).items():
-                assert value.nbytes <= len(self._gpu.memory[addresses[name]])
-                ctypes.memmove(addresses[name], np.ascontiguousarray(value).ctypes.data, value.nbytes)
+        self.put(stream, Work("graph", [r for w in works for r in w.reads], [r for w in works for r in w.writes], run))
 
-        self._gpu.queue.append(work)
-        return self._gpu.refuse != "execute"
+    def launch_kernel(self, function: int, arguments: tuple, stream: int) -> None:
+        entry = self.functions[function]
+        work = self.kernels[entry](arguments)
+        for region in (*work.reads, *work.writes):
+            self.check(region)
 
+        def run() -> None:
+            self.launched.append(entry)
+            work.run()
 
-class FakeEngine:
-    """ICudaEngine over an ONNX file."""
+        self.put(stream, Work(entry, work.reads, work.writes, run))
 
-    def __init__(self, gpu: FakeGpu, content: bytes) -> None:
-        self._gpu = gpu
-        self._session = open_session(content, "fake engine")
-        self._inputs = {value.name: value.shape for value in self._session.get_inputs()}
-        values = [*self._session.get_inputs(), *self._session.get_outputs()]
-        self.types = {value.name: TYPES[value.type] for value in values}
-
-    def run(self, inputs):
-        names = [value.name for value in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, inputs), strict=True))
-
-    def create_execution_context(self):
-        return None if self._gpu.refuse == "context" else FakeContext(self._gpu, self)
-
-    def get_tensor_profile_shape(self, name, profile):
-        assert profile == 0
-        least, most = (
-            [{**table}.get(a, a) for a in self._inputs[name]] for table in (dict.fromkeys(LARGEST, 1), LARGEST)
-        )
-        return [tuple(least), tuple(least), tuple(most)]
-
-    def get_tensor_dtype(self, name):
-        return self.types[name]
-
-
-def fake_tensorrt(gpu: FakeGpu, name: str) -> ModuleType:
-    """The part of TensorRT's Python API that the runtime uses."""
-
-    class Logger:
-        INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
-
-    class Runtime:
-        def __init__(self, logger) -> None:
-            self._logger = logger
-            self.engine_host_code_allowed = False
-
-        def __setattr__(self, key, value) -> None:
-            gpu.host_code_allowed |= key == "engine_host_code_allowed" and bool(value)
-            object.__setattr__(self, key, value)
-
-        def deserialize_cuda_engine(self, content):
-            if gpu.refuse == "engine":
-                self._logger.log(Logger.INFO, "chatter")
-                self._logger.log(Logger.ERROR, "the magic tag does not match")
-                return None
-            return FakeEngine(gpu, content)
-
-    module = ModuleType(name)
-    module.__dict__.update(
-        SimpleNamespace(__version__=VERSION, ILogger=Logger, Runtime=Runtime, nptype=lambda t: t).__dict__
-    )
-    return module
+    def copy(self, to: int, source: int, size: int, stream: int, name: str) -> None:
+        self.put(stream, Work(name, [(source, size)], [(to, size)], lambda: ctypes.memmove(to, source, size)))

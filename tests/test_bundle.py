@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from psamf_edge.bundle import MAX_FILE_BYTES, MAX_MANIFEST_BYTES, SCHEMA, Bundle, PlanSegment, Shapes, open_bundle
+from psamf_edge.bundle import (
+    MAX_FILE_BYTES,
+    MAX_MANIFEST_BYTES,
+    SCHEMA,
+    Bundle,
+    EngineOrigin,
+    PlanKernel,
+    PlanSegment,
+    Shapes,
+    open_bundle,
+)
 from psamf_edge.errors import IntegrityError, UsageError
 
 SHAPES = Shapes(32, 16, 200, 63, 20, 8, 1, 10, 10, 128, 3000, 300)
@@ -143,6 +153,8 @@ def test_names_that_could_leave_the_bundle(bundle: Bundle, name: str) -> None:
         (lambda raw: raw["shapes"].update(hidden=2**40), "shapes.hidden"),
         (lambda raw: raw["shapes"].pop("width"), "shapes.width"),
         (lambda raw: raw.update(plan=[]), "empty 'plan'"),
+        (lambda raw: raw.update(plan=raw["plan"] * 33), "at most 32"),
+        (lambda raw: raw.update(plan=raw["plan"] * 2), "two steps of one name"),
         (lambda raw: raw.update(plan=[7]), r"plan\[0\]"),
         (lambda raw: raw["plan"][0].update(file="other.onnx"), "other.onnx"),
         (lambda raw: raw["plan"][0].update(when="smell"), "text, audio, face"),
@@ -179,6 +191,71 @@ def test_junk_in_place_of_the_manifest(bundle: Bundle, content: bytes) -> None:
     (bundle.path / "manifest.json").write_bytes(content)
     with pytest.raises(IntegrityError):
         open_bundle(bundle.path)
+
+
+KERNEL = PlanKernel(
+    "attention", "cross_modal_attention", ("query", "audio", "face", "lengths"), ("contexts",), "w.npy", "k.ptx"
+)
+
+
+@pytest.fixture
+def kernel_bundle(bundle: Bundle, tmp_path: Path) -> Bundle:
+    """The same with an engine and a kernel after it."""
+    from psamf_edge.compile.export.pack import BundleContent, write_bundle
+
+    plan = (PlanSegment("all", "all.onnx", ("ids",), ("score",), engine="all.engine"), KERNEL)
+    origin = EngineOrigin("tensorrt_rtx", "1.7", "all")
+    content = BundleContent("kernel", "rtx", "fp16", plan, SHAPES, "x", origin)
+    files = {**FILES, "all.engine": b"engine", "w.npy": b"weights", "k.ptx": b".version 8.5"}
+    return write_bundle(tmp_path / "kernel.psamf", content, files)
+
+
+def test_a_kernel_is_read_as_it_was_written(kernel_bundle: Bundle) -> None:
+    assert kernel_bundle.plan[1] == KERNEL
+    assert isinstance(kernel_bundle.plan[0], PlanSegment)
+    rewrite(kernel_bundle, lambda raw: raw["plan"][1].pop("code"))
+    assert open_bundle(kernel_bundle.path).plan[1].code is None
+
+
+@pytest.mark.parametrize("name", ["w.npy", "k.ptx"])
+def test_a_flipped_byte_of_a_kernel_is_found(kernel_bundle: Bundle, name: str) -> None:
+    content = bytearray((kernel_bundle.path / name).read_bytes())
+    content[0] ^= 1
+    (kernel_bundle.path / name).write_bytes(content)
+    with pytest.raises(IntegrityError, match=f"{name}.*SHA-256"):
+        kernel_bundle.read(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda kernel: kernel.update(kernel="lstm"), r"plan\[1\]\.kernel.*allowed are cross_modal_attention"),
+        (lambda kernel: kernel.update(kernel=3), r"plan\[1\]\.kernel"),
+        (lambda kernel: kernel.update(kernel=None), r"plan\[1\]\.kernel"),
+        (lambda kernel: kernel.update(inputs=["query"]), r"plan\[1\] another number of tensors than the 4 and 1"),
+        (lambda kernel: kernel.update(outputs=[]), "another number of tensors"),
+        (lambda kernel: kernel.update(outputs="contexts"), "outputs"),
+        (lambda kernel: kernel.update(weights=None), "weights"),
+        (lambda kernel: kernel.update(weights="../w.npy"), r"names '../w.npy' in 'plan\[1\]'"),
+        (lambda kernel: kernel.update(code="absent.ptx"), "absent.ptx"),
+        (lambda kernel: kernel.update(code=0), "code"),
+        (lambda kernel: kernel.pop("name"), "name"),
+    ],
+)
+def test_wrong_kernels(kernel_bundle: Bundle, change, message: str) -> None:
+    rewrite(kernel_bundle, lambda raw: change(raw["plan"][1]))
+    with pytest.raises(IntegrityError, match=message):
+        open_bundle(kernel_bundle.path)
+
+
+def test_a_kernel_needs_engines_around_it(kernel_bundle: Bundle) -> None:
+    def drop_engines(raw: dict) -> None:
+        raw.update(engines=None)
+        raw["plan"][0].update(engine=None)
+
+    rewrite(kernel_bundle, drop_engines)
+    with pytest.raises(IntegrityError, match=r"kernel in plan\[1\] but no engines"):
+        open_bundle(kernel_bundle.path)
 
 
 def test_unknown_keys_are_ignored(bundle: Bundle) -> None:

@@ -74,7 +74,7 @@ def test_the_same_weights_give_the_same_manifest(tiny_weights, tiny_bundle, tiny
 
 
 @pytest.mark.parametrize(
-    ("target", "precision"), [("cpu", "fp16"), ("rtx", "int8"), ("tensorrt", "int8"), ("tpu", None), ("cpu", "fp8")]
+    ("target", "precision"), [("cpu", "fp16"), ("rtx", "fp8"), ("tensorrt", "int4"), ("tpu", None), ("cpu", "fp8")]
 )
 def test_combinations_that_do_not_exist(tmp_path: Path, target: str, precision: str | None) -> None:
     with pytest.raises(UsageError, match="allowed are"):

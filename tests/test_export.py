@@ -69,7 +69,8 @@ def test_padding_does_not_change_a_score(pair, name: str) -> None:
     padded = {key: np.concatenate([value, value[:, ::-1][:, :8]], axis=1) for key, value in short.items()}
     padded[mask][:, 16:] = 0.0
     last = -1 if name != "text" else 0  # the summary, or the hidden states of the real tokens
-    ours, theirs = session.run(None, padded)[last], session.run(None, short)[last]
+    names = list(segment.plan.outputs)
+    ours, theirs = session.run(names, padded)[last], session.run(names, short)[last]
     np.testing.assert_allclose(ours[:, :16] if name == "text" else ours, theirs, atol=1e-5)
 
 
@@ -134,9 +135,10 @@ def test_convolutions_become_images_with_the_same_numbers(pair, name: str) -> No
     assert len(kernels) == sum(node.op_type == "Conv" for node in model.graph.node)
     assert all(channels % CHANNEL_BLOCK == 0 and height == 1 for _, channels, height, _ in kernels)
     sessions = [open_session(each.SerializeToString(), name) for each in (images, model)]
+    names = list(segment.plan.outputs)
     for size in (1, 2, 17):
         inputs = random_inputs(segment, dict.fromkeys(segment.ranges, size), seed=size)
-        for ours, theirs in zip(*(session.run(None, inputs) for session in sessions), strict=True):
+        for ours, theirs in zip(*(session.run(names, inputs) for session in sessions), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)  # sums in another order, of normalised values
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 from psamf_edge.backends import open_backend
 from psamf_edge.compile.engines.builder import EngineBuilder
 from psamf_edge.compile.export import ExportError
-from psamf_edge.compile.export.half import to_half
+from psamf_edge.compile.export.precision import lower
 from psamf_edge.errors import MissingDependencyError
 
 pytestmark = pytest.mark.trt
@@ -23,11 +23,10 @@ def builder() -> EngineBuilder:
     return EngineBuilder("rtx")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("name", ["text", "audio", "face", "fusion"])
 def test_every_segment_builds(builder: EngineBuilder, tiny_export, name: str, precision: str) -> None:
-    model = tiny_export.models[name]
-    model = to_half(model) if precision == "fp16" else model
+    model = lower(tiny_export.models[name], name, precision, "rtx")
     segment = next(segment for segment in tiny_export.segments if segment.plan.name == name)
     engine = builder.build(model.SerializeToString(), name, segment.ranges)
     assert len(engine) > 10_000  # native code for several architectures, and not an empty plan

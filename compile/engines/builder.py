@@ -69,6 +69,8 @@ class EngineBuilder:
             profile.set_shape(value.name, least, usual, greatest)
         config = self._builder.create_builder_config()
         config.add_optimization_profile(profile)
+        if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # RTX: without it a CUDA graph cannot capture a run
+            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         engine = self._builder.build_serialized_network(network, config)
         if engine is None:
             raise ExportError(f"No engine could be built of the segment {name}:\n{self._log.text()}")

@@ -6,6 +6,8 @@ float32, with casts between the two. (ONNX Runtime's converter breaks graphs in 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
@@ -15,13 +17,18 @@ FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 FLOAT32_OPERATORS = {"LayerNormalization", "Softmax", "ReduceSum", "ReduceMean", "Pow", "Sqrt", "Cast", "Constant"}
 
 
-def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model, computing in float16 all that float16 can bear. Inputs and outputs keep their types."""
+def to_half(model: onnx.ModelProto, borders: Collection[str] = ()) -> onnx.ModelProto:
+    """The same model, computing in float16 all that float16 can bear.
+
+    borders: the inputs and outputs that become float16 too, as a kernel between two segments wants them; all others
+        keep their types.
+    """
     types = _element_types(model)
     exact = _normalisation(model)
     weights = {weight.name: weight for weight in model.graph.initializer}
-    outputs = {value.name for value in model.graph.output}
-    half: set[str] = set()  # tensors that are float16
+    given, made_last = ([_typed(value, borders) for value in side] for side in (model.graph.input, model.graph.output))
+    outputs = {value.name: value.type.tensor_type.elem_type for value in made_last}
+    half = {value.name for value in given if value.type.tensor_type.elem_type == HALF}  # tensors that are float16
     nodes: list[onnx.NodeProto] = []
     kept: dict[str, onnx.TensorProto] = {}
     casts: dict[tuple[str, int], str] = {}  # tensor and wanted type to the name of the cast
@@ -49,18 +56,30 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
         copy.CopyFrom(node)
         copy.input[:] = [fetch(name, kind) for name in node.input]
         nodes.append(copy)
-        made = [name for name in node.output if kind == HALF and types.get(name) == FLOAT]
-        for name in made:
-            if name in outputs:  # the name belongs to the float32 tensor that leaves the graph
-                copy.output[:] = [f"{name}.half" if output == name else output for output in copy.output]
-                nodes.append(helper.make_node("Cast", [f"{name}.half"], [name], f"cast.{name}", to=FLOAT))
-                casts[name, HALF] = f"{name}.half"
-            else:
+        for name in (name for name in node.output if types.get(name) == FLOAT):
+            leaves_as = outputs.get(name, kind)
+            if leaves_as == HALF:
                 half.add(name)
-    graph = helper.make_graph(nodes, model.graph.name, model.graph.input, model.graph.output, list(kept.values()))
-    converted = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+            if leaves_as != kind:  # the name belongs to the tensor that leaves the graph
+                inner = f"{name}.{'half' if kind == HALF else 'float'}"
+                copy.output[:] = [inner if output == name else output for output in copy.output]
+                nodes.append(helper.make_node("Cast", [inner], [name], f"cast.{name}", to=leaves_as))
+                casts[name, kind] = inner
+    graph = helper.make_graph(nodes, model.graph.name, given, made_last, list(kept.values()))
+    converted = helper.make_model(
+        graph, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
+    )
     onnx.checker.check_model(converted)
     return converted
+
+
+def _typed(value: onnx.ValueInfoProto, borders: Collection[str]) -> onnx.ValueInfoProto:
+    """An input or output of the model, as float16 if it is a border of float32."""
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(value)
+    if value.name in borders and value.type.tensor_type.elem_type == FLOAT:
+        copy.type.tensor_type.elem_type = HALF
+    return copy
 
 
 def _element_types(model: onnx.ModelProto) -> dict[str, int]:

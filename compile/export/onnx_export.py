@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from psamf_edge.backends.sessions import open_session
 from psamf_edge.compile.export import ExportError, quiet
+from psamf_edge.compile.export.cross_modal_op import DOMAIN, attach_body, translation_table
 from psamf_edge.compile.export.segments import AUDIO_STEPS, FACE_STEPS, FRAMES, HOPS, SUBSETS, TOKENS, ExportSegment
 
 OPSET = 20  # the first with Gelu as one operator (text 4 % faster on a CPU), and the last that TensorRT 10.3 reads
@@ -21,6 +23,7 @@ EXAMPLE_SIZES = {TOKENS: 7, HOPS: 41, FRAMES: 13, SUBSETS: 3, AUDIO_STEPS: 6, FA
 # channel and .946 with one for each tensor (ONNX Runtime 1.31), so a value between the two tells a good file from a
 # broken one.
 LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.97}
+Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]  # a segment's inputs to its outputs, in their order
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,13 @@ def export(segment: ExportSegment) -> onnx.ModelProto:
     ):  # of missing packages and passes; what matters is checked below
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            segment.module,
+            segment.exported or segment.module,
             tuple(torch.from_numpy(value) for value in inputs.values()),
             input_names=list(segment.plan.inputs),
             output_names=list(segment.plan.outputs),
             dynamic_shapes=axes,
             opset_version=OPSET,
+            custom_translation_table=translation_table(),
             external_data=False,
             dynamo=True,
             verbose=False,
@@ -63,7 +67,11 @@ def export(segment: ExportSegment) -> onnx.ModelProto:
     model = program.model_proto
     for node in model.graph.node:  # where each node came from in the source: half of a small file
         del node.metadata_props[:]
+    attach_body(model, OPSET)
+    beside = {name for node in model.graph.node if node.domain == DOMAIN for name in (*node.input, *node.output)}
+    kept = [value for value in model.graph.value_info if value.name in beside]  # the cut needs the names of their axes
     del model.graph.value_info[:]  # inferred again by every reader, and in the way of rewriting weights
+    model.graph.value_info.extend(kept)
     check_axes(model, segment)
     return model
 
@@ -81,18 +89,24 @@ def check_axes(model: onnx.ModelProto, segment: ExportSegment) -> None:
 
 
 def check_parity(model: onnx.ModelProto, segment: ExportSegment) -> list[Parity]:
-    """Run ONNX Runtime beside PyTorch at four sizes, least and greatest among them: no frozen axis can hide from that.
+    """Run ONNX Runtime beside PyTorch: see `compare`."""
+    session = open_session(model.SerializeToString(), segment.plan.file)
+    return compare(lambda inputs: session.run(list(segment.plan.outputs), inputs), segment)
+
+
+def compare(run: Run, segment: ExportSegment) -> list[Parity]:
+    """Hold a segment, run in whatever way, against PyTorch at four sizes, least and greatest among them: no frozen axis
+    can hide from that.
 
     Raises:
-        ExportError: the model does not run at some size, or an output has another shape there or is not finite.
+        ExportError: it does not run at some size, or an output has another shape there or is not finite.
     """
-    session = open_session(model.SerializeToString(), segment.plan.file)
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in segment.plan.outputs}
     for seed, sizes in enumerate(_checked_sizes(segment)):
         inputs = random_inputs(segment, sizes, seed)
         wanted = reference(segment, inputs)
         try:
-            got = session.run(list(segment.plan.outputs), inputs)
+            got = run(inputs)
         except Exception as error:  # onnxruntime raises many private classes
             raise ExportError(f"The segment {segment.plan.name} does not run at {sizes}: {error}") from error
         for name, ours, theirs in zip(segment.plan.outputs, got, wanted, strict=True):

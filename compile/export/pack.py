@@ -17,6 +17,7 @@ from psamf_edge.bundle import (
     SCHEMA,
     Bundle,
     EngineOrigin,
+    PlanKernel,
     PlanSegment,
     Shapes,
     is_plain_name,
@@ -32,7 +33,7 @@ class BundleContent:
     name: str
     target: str
     precision: str
-    plan: tuple[PlanSegment, ...]
+    plan: tuple[PlanSegment | PlanKernel, ...]
     shapes: Shapes
     licence: str
     engines: EngineOrigin | None = None

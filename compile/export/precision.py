@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 
 from psamf_edge.compile.export.half import to_half
 from psamf_edge.compile.export.images import convolve_images
 from psamf_edge.compile.export.quantise import quantise
+from psamf_edge.compile.export.weight_only import quantise_weights
 
 # Measured on one thread at MiniLM's sizes: int8 takes the text from 10 to 4 ms and 83 to 21 MB, and the fusion from 0.5
 # to 0.4 ms and 8.5 to 3.1 MB. The encoders would gain less than a tenth of 0.8 and 0.2 ms, and have 0.4 and 0.2 MB.
 INT8_SEGMENTS = ("text", "fusion")
 
 
-def lower(model: onnx.ModelProto, segment: str, precision: str) -> onnx.ModelProto:
-    """A float32 segment in the given precision ("fp32", "fp16" or "int8"). Inputs and outputs stay as they are.
+def lower(
+    model: onnx.ModelProto, segment: str, precision: str, target: str = "cpu", borders: Collection[str] = ()
+) -> onnx.ModelProto:
+    """A float32 segment in the given precision ("fp32", "fp16" or "int8").
 
-    Convolutions take the form that suits ONNX Runtime; not in fp16, which is TensorRT's own: it lays them out itself.
+    Inputs and outputs stay as they are, but for `borders`, which take the type that the arithmetic has. int8 has two
+    meanings: on a CPU weights and activations are integers; on a GPU the weights are, and the arithmetic is float16.
+    Convolutions take the form that suits ONNX Runtime, but not where TensorRT lays them out itself.
     """
     if precision == "fp16":
-        return to_half(model)
+        return to_half(model, borders)
+    if target != "cpu":
+        return to_half(quantise_weights(model), borders) if precision == "int8" else model
     if precision == "int8" and segment in INT8_SEGMENTS:
         return quantise(model)
     return convolve_images(model)

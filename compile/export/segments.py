@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from psamf_edge.bundle import PlanSegment
+from psamf_edge.compile.export.cross_modal_op import cross_modal_attention, packed_weights, valid_lengths
 from psamf_edge.compile.model.fusion import Fusion, Stream
 from psamf_edge.compile.model.student import Student, StudentConfig
 from psamf_edge.result import SCORE_LIMIT
@@ -26,8 +27,10 @@ Ranges = dict[str, tuple[int, int, int]]  # of each dynamic axis: its least, usu
 class ExportSegment:
     """One segment, ready to export.
 
+    module: what the segment computes, and what its file is compared with.
     shapes: of each input, in the order of the module's arguments. A string names a dynamic axis; one name is one size.
     integers: the inputs that are int64, each with the number of values it can take; all others are float32.
+    exported: the form of the module that is exported, where it is not the module itself.
     """
 
     plan: PlanSegment
@@ -35,6 +38,7 @@ class ExportSegment:
     shapes: dict[str, tuple[int | str, ...]]
     integers: dict[str, int]
     ranges: Ranges
+    exported: nn.Module | None = None
 
 
 def axis_ranges(config: StudentConfig) -> Ranges:
@@ -81,8 +85,40 @@ class FusionSegment(nn.Module):
         return output.score.clamp(-SCORE_LIMIT, SCORE_LIMIT), output.log_scale
 
 
-def split(student: Student) -> list[ExportSegment]:
-    """The segments of a student, in the order in which they run. The student is put into evaluation mode."""
+class NodeFusionSegment(FusionSegment):
+    """The same with both cross-modal blocks as one operation, for a GPU: see `cross_modal_op`."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        super().__init__(fusion)
+        self.register_buffer("weights", packed_weights(fusion.cross_audio, fusion.cross_face))
+
+    def forward(
+        self,
+        hidden: Tensor,
+        text_mask: Tensor,
+        audio_steps: Tensor,
+        audio_steps_mask: Tensor,
+        audio_summary: Tensor,
+        face_steps: Tensor,
+        face_steps_mask: Tensor,
+        face_summary: Tensor,
+        present: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """As FusionSegment, where the ones of each mask come first: the operation takes lengths."""
+        fusion = self.fusion
+        z, _ = fusion.pre_fusion(hidden, text_mask, audio_summary, face_summary, present)
+        query = fusion.reduce(z)  # (B, S, d)
+        lengths = valid_lengths(audio_steps_mask, face_steps_mask, present)
+        heard, seen = cross_modal_attention(query, audio_steps, face_steps, lengths, self.weights)
+        y = fusion.enhanced(query, seen, heard)  # (B, S, 2)
+        return y[..., 0].clamp(-SCORE_LIMIT, SCORE_LIMIT), y[..., 1]
+
+
+def split(student: Student, node: bool = False) -> list[ExportSegment]:
+    """The segments of a student, in the order in which they run. The student is put into evaluation mode.
+
+    node: export the fusion's cross-modal attention as one node; the student must have the kernel's sizes.
+    """
     student.eval()
     config = student.config
     hidden, width = config.bert.width, config.width
@@ -103,17 +139,29 @@ def split(student: Student) -> list[ExportSegment]:
     ranges = axis_ranges(config)
 
     def segment(
-        name: str, module: nn.Module, shapes: dict, outputs: tuple[str, ...], when: str | None
+        name: str,
+        module: nn.Module,
+        shapes: dict,
+        outputs: tuple[str, ...],
+        when: str | None,
+        exported: nn.Module | None = None,
     ) -> ExportSegment:
         plan = PlanSegment(name, f"{name}.onnx", tuple(shapes), outputs, when)
         integers = {"ids": config.bert.vocabulary} if "ids" in shapes else {}
         # eval on the wrapper too: a wrapper left in training mode puts its parts back into it during export
-        return ExportSegment(plan, module.eval(), shapes, integers, ranges)
+        return ExportSegment(plan, module.eval(), shapes, integers, ranges, exported and exported.eval())
 
     streams = {m: tuple(f"{m}_{part}" for part in ("steps", "steps_mask", "summary")) for m in ("audio", "face")}
     return [
         segment("text", student.trunk, text, ("hidden",), "text"),
         segment("audio", student.audio, audio, streams["audio"], "audio"),
         segment("face", student.face, face, streams["face"], "face"),
-        segment("fusion", FusionSegment(student.fusion), fusion, ("score", "log_scale"), None),
+        segment(
+            "fusion",
+            FusionSegment(student.fusion),
+            fusion,
+            ("score", "log_scale"),
+            None,
+            NodeFusionSegment(student.fusion) if node else None,
+        ),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol
 
-from psamf_edge.bundle import Bundle
+from psamf_edge.bundle import Bundle, PlanKernel
 from psamf_edge.errors import MissingDependencyError, UsageError
 from psamf_edge.plan import Features, Outputs
 
@@ -13,7 +13,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 class Backend(Protocol):
-    """A loaded model. Use it as a context manager, from one thread at a time."""
+    """A loaded model. Use it as a context manager."""
 
     name: str  # "onnxruntime" or "tensorrt"
     precision: str
@@ -38,7 +38,7 @@ def open_backend(bundle: Bundle, device: str = "auto", threads: int = 1) -> Back
     Args:
         bundle: what `open_bundle` gave.
         device: "cpu"; "cuda", which never falls back to the CPU; or "auto": the GPU if the bundle holds engines and
-            they load here, else the CPU, with the reason in `Backend.note`.
+            they load here, else the CPU, with the reason in `Backend.note`, if its plan holds no CUDA kernel.
         threads: for the CPU. One is fastest for short utterances.
 
     Raises:
@@ -60,5 +60,7 @@ def open_backend(bundle: Bundle, device: str = "auto", threads: int = 1) -> Back
         try:
             return TensorRTBackend(bundle)
         except MissingDependencyError as error:
+            if any(isinstance(step, PlanKernel) for step in bundle.plan):
+                raise  # a plan with CUDA kernels in it has nowhere else to go
             note = f"Running on the CPU, although the bundle was compiled for a GPU. {error}"
     return OnnxRuntimeBackend(bundle, "cpu", threads, note)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 
 import numpy as np
+from onnxruntime import InferenceSession
 
 from psamf_edge.backends.sessions import open_session
-from psamf_edge.bundle import Bundle, PlanSegment
+from psamf_edge.bundle import Bundle, PlanKernel, PlanSegment
 from psamf_edge.errors import InputError, MissingDependencyError, UsageError
 from psamf_edge.plan import Features, Outputs, Tensors, check_plan, score
 
@@ -26,7 +27,7 @@ class OnnxRuntimeBackend:
     Raises:
         IntegrityError: a file is damaged, or the plan is broken.
         MissingDependencyError: device is "cuda", and ONNX Runtime has no CUDA or finds no GPU.
-        UsageError: device is "cuda", and the bundle is quantised for the CPU.
+        UsageError: device is "cuda", and the bundle is quantised for the CPU; or the plan launches a CUDA kernel.
     """
 
     name = "onnxruntime"
@@ -35,9 +36,15 @@ class OnnxRuntimeBackend:
         self.precision, self.note = bundle.precision, note
         self._bundle = bundle
         check_plan(bundle)
+        for step in bundle.plan:
+            if isinstance(step, PlanKernel):
+                raise UsageError(
+                    f"The bundle {bundle.name} launches the CUDA kernel {step.name} between TensorRT engines, which"
+                    " ONNX Runtime cannot: use `--device cuda`, or make another with `psamf-edge compile --target cpu`."
+                )
         providers = _cuda_providers(bundle) if device == "cuda" else ("CPUExecutionProvider",)
         self._sessions = {
-            segment.name: open_session(bundle.read(segment.file), segment.file, threads, providers)
+            segment.name: open_session(bundle.read(segment.file), segment.file, threads, providers, InferenceSession)
             for segment in bundle.plan
         }
         for name, session in self._sessions.items():
