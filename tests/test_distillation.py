@@ -376,6 +376,17 @@ def test_a_student_of_another_width_learns_the_score(corpora, tmp_path, narrow_b
     assert set(terms) == {"loss", "distil_score"}
 
 
+def test_a_student_may_begin_where_another_ended(corpora, tmp_path):
+    teacher = write_teacher(tmp_path / "teacher", corpora)
+    earlier = make_student(corpora, make_teacher(corpora, seed=9), text_blocks=3)
+    save_student(earlier, tmp_path / "earlier", torch.float32)
+    for directory in (teacher, tmp_path / "earlier"):  # of both kinds of teachers
+        source = open_source([directory], tmp_path / directory.name, Compute(), SETTINGS, tmp_path / "earlier")
+        student = source.student(63, len(VISION_FEATURES), 0)
+        for name in ("trunk.blocks.1.up.weight", "fusion.enhanced.output.weight"):
+            assert torch.equal(student.get_parameter(name), earlier.get_parameter(name))
+
+
 def test_sentences_without_labels_get_the_teachers_scores(corpora, tmp_path):
     teacher = write_teacher(tmp_path / "teacher", corpora)
     sentences = [np.array(ids, np.int64) for ids in ([2, 7, 3], [2, 8, 9, 3])]

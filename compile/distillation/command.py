@@ -24,9 +24,9 @@ from psamf_edge.compile.training.options import (
 @parts_option
 @out_option
 @click.option(
-    "--bert",
-    help="Plain BERT that the student begins with, as a checkpoint directory or a name on the hub.  [default: the "
-    "first teacher's text blocks]",
+    "--begin",
+    help="What the student begins with: a plain BERT, as a checkpoint directory or a name on the hub, or the weights "
+    "directory of a student.  [default: the first teacher's text blocks]",
 )
 @click.option(
     "--sentences",
@@ -42,7 +42,7 @@ def distill_command(
     common: CommonOptions,
     teachers: tuple[Path, ...],
     data: DataOption,
-    bert: str | None,
+    begin: str | None,
     sentences: tuple[str, ...],
     parts: Path,
     out: Path,
@@ -66,6 +66,6 @@ def distill_command(
     wordpiece = WordPiece((parts / "vocab.txt").read_bytes())
     files = [SentenceFile.parse(given) for given in sentences]
     further = read_sentences(files, wordpiece, settings.max_tokens, settings.sentences_per_file)
-    begin = None if bert is None else find_encoder(bert)
-    source = open_source(teachers, out, run.compute, settings, begin, further)
+    start = None if begin is None else find_encoder(begin)
+    source = open_source(teachers, out, run.compute, settings, start, further)
     train_student(chosen_data, source, parts, out, settings, run, f"psamf-edge distill TEACHER {data.shown} -o OUT")

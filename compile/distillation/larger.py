@@ -37,12 +37,11 @@ class LargerStudents(WordTeacher):
         """Any will do: only words are learnt from a larger student."""
 
     def student(self, audio_features: int, face_features: int, text_blocks: int) -> Student:
-        """One that begins with the lesson's BERT, or with some of the first student's text blocks and all of its
+        """One that begins with what the lesson names, or with some of the first student's text blocks and all of its
         fusion; 0 keeps all blocks.
         """
-        if self.lesson.begin is not None:
-            return Student.from_bert(self.lesson.begin, audio_features, face_features, text_blocks or None)
-        return Student.from_student(self.students[0], audio_features, face_features, text_blocks or None)
+        begun = self.begun(audio_features, face_features, text_blocks)
+        return begun or Student.from_student(self.students[0], audio_features, face_features, text_blocks or None)
 
     @torch.no_grad()
     def ask(self, sentences: Sequence[np.ndarray], batch: int = 64) -> Knowledge:

@@ -11,8 +11,9 @@ from psamf_edge.compile.distillation.larger import open_larger
 from psamf_edge.compile.distillation.library import key_of
 from psamf_edge.compile.distillation.settings import DistilSettings
 from psamf_edge.compile.distillation.teaching import Teaching, open_teaching
-from psamf_edge.compile.distillation.words import Lesson
+from psamf_edge.compile.distillation.words import Lesson, holds_student
 from psamf_edge.compile.model.pretrained import read_config
+from psamf_edge.compile.model.student import load_student
 from psamf_edge.compile.training.device import Compute
 from psamf_edge.compile.training.objective import Source
 from psamf_edge.errors import UsageError
@@ -35,16 +36,17 @@ def open_source(
         cache: folder for what is computed once.
         compute: where the training runs.
         settings: of the distillation.
-        begin: checkpoint of the BERT that the student begins with, in place of the first teacher's text blocks.
+        begin: checkpoint of the BERT, or weights of the student, that the student begins with, in place of the first
+            teacher's text blocks.
         sentences: without labels, arrays of token ids.
 
     Raises:
         UsageError: the directories hold both kinds, or neither; or a term compares vectors of different widths.
     """
-    holds_student = [(directory / "student.safetensors").is_file() for directory in directories]
-    if any(holds_student) and not all(holds_student):
+    students = [holds_student(directory) for directory in directories]
+    if any(students) and not all(students):
         raise UsageError("Teachers and larger students were given together; distil from one kind.")
-    kind = "student" if holds_student[0] else "teacher"
+    kind = "student" if students[0] else "teacher"
     files = [directory / f"{kind}.safetensors" for directory in directories]
     lesson = Lesson(
         begin,
@@ -59,7 +61,8 @@ def open_source(
         else open_teaching(directories, cache, compute, lesson)
     )
     if begin is not None:
-        check_widths(source, read_config(begin).width, settings)
+        width = load_student(begin).config.bert.width if holds_student(begin) else read_config(begin).width
+        check_widths(source, width, settings)
     return source
 
 

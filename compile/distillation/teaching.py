@@ -59,10 +59,9 @@ class Teaching(WordTeacher):
             )
 
     def student(self, audio_features: int, face_features: int, text_blocks: int) -> Student:
-        """One that begins with the lesson's BERT or the first teacher's text blocks; text_blocks 0 keeps all."""
-        if self.lesson.begin is not None:
-            return Student.from_bert(self.lesson.begin, audio_features, face_features, text_blocks or None)
-        return Student.from_teacher(self.teachers[0], audio_features, face_features, text_blocks or None)
+        """One that begins with what the lesson names or the first teacher's text blocks; text_blocks 0 keeps all."""
+        begun = self.begun(audio_features, face_features, text_blocks)
+        return begun or Student.from_teacher(self.teachers[0], audio_features, face_features, text_blocks or None)
 
     def ask(self, sentences: Sequence[np.ndarray]) -> Knowledge:
         """What the teachers know of different sentences."""

@@ -16,9 +16,15 @@ from psamf_edge.compile.distillation.knowledge import Knowledge
 from psamf_edge.compile.distillation.library import Library
 from psamf_edge.compile.distillation.losses import hidden_distance, personality_distance, score_distance
 from psamf_edge.compile.distillation.settings import DistilSettings
+from psamf_edge.compile.model.student import Student, load_student
 from psamf_edge.compile.training.device import to_tensors
 from psamf_edge.compile.training.epochs import Loss
 from psamf_edge.compile.training.objective import Objective, Scored, score_objective
+
+
+def holds_student(directory: Path) -> bool:
+    """Whether these are the weights of a student."""
+    return (directory / "student.safetensors").is_file()
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,8 @@ class Lesson:
     """What a distillation is given beside its teachers.
 
     Args:
-        begin: checkpoint of the plain BERT that the student begins with; None: the first teacher's text blocks.
+        begin: checkpoint of the plain BERT, or weights of the student, that the student begins with; None: the first
+            teacher's text blocks.
         sentences: without labels, arrays of token ids; the teachers' scores are their labels.
         cache: file of what the teachers know; None keeps nothing.
         key: of the teachers, for the cache.
@@ -47,6 +54,15 @@ class WordTeacher:
     """The part that teachers and larger students share; a subclass has `lesson` and `ask`."""
 
     lesson: Lesson
+
+    def begun(self, audio_features: int, face_features: int, text_blocks: int) -> Student | None:
+        """The student that begins with what the lesson names, if it names anything; text_blocks 0 keeps all."""
+        directory, blocks = self.lesson.begin, text_blocks or None
+        if directory is None:
+            return None
+        if holds_student(directory):
+            return Student.from_student(load_student(directory), audio_features, face_features, blocks)
+        return Student.from_bert(directory, audio_features, face_features, blocks)
 
     def ask(self, sentences: Sequence[np.ndarray]) -> Knowledge:
         """Let the teachers read N different sentences."""
