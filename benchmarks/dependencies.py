@@ -54,6 +54,8 @@ DEPENDENCIES = (
     Dependency("pocketsphinx", False, "speech recognition that works offline"),
     Dependency("faster-whisper", False, "better speech recognition, with a model the user gives"),
     Dependency("matplotlib", False, "PNG timelines"),
+    Dependency("cryptography", False, "signatures of bundles, where one asks for them"),
+    Dependency("nvidia-cuda-nvrtc", False, "compiles the kernels on the machine that runs them"),
     Dependency("pytest", True, "the tests"),
     Dependency("hypothesis", False, "tests on generated input"),
     Dependency("ruff", False, "lint and format"),

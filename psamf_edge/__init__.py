@@ -33,11 +33,13 @@ _HOME = {
 }
 
 
-def load(bundle: Path | str | None = None, device: str = "auto") -> Analyzer:
+def load(
+    bundle: Path | str | None = None, device: str = "auto", require_signature: Path | str | None = None
+) -> Analyzer:
     """Load a bundle, or the one that ships with psamf-edge, and give what analyses clips: see `Analyzer`."""
     from psamf_edge.analyzer import Analyzer
 
-    return Analyzer(bundle, device)
+    return Analyzer(bundle, device, require_signature=require_signature)
 
 
 def __getattr__(name: str) -> Any:

@@ -31,20 +31,27 @@ class Analyzer:
         bundle: the `.psamf` directory, or None for the bundle that ships with psamf-edge.
         device: "auto", "cpu" or "cuda", which never falls back to the CPU.
         threads: for the CPU. One is fastest for short utterances.
+        require_signature: a file of public keys, one of which must have signed the bundle (see psamf_edge.signature).
 
     Raises:
-        UsageError: no such bundle or device.
-        MissingDependencyError: "cuda" was asked for and something it needs is not here.
-        IntegrityError: a file of the bundle is damaged.
+        UsageError: no such bundle, device or key file.
+        MissingDependencyError: "cuda" or a signature was asked for and something it needs is not here.
+        IntegrityError: a file of the bundle is damaged, or the bundle is not signed as required.
     """
 
-    def __init__(self, bundle: Path | str | None = None, device: str = "auto", threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Path | str | None = None,
+        device: str = "auto",
+        threads: int = 1,
+        require_signature: Path | str | None = None,
+    ) -> None:
         self._reader = MediaReader()  # first: its child process starts while the models load here
         try:
             # Not at the top of the module: importing ONNX Runtime takes as long as the child does to start.
             from psamf_edge.scorer import Scorer
 
-            self._scorer = Scorer(bundle, device, threads)
+            self._scorer = Scorer(bundle, device, threads, require_signature)
         except BaseException:
             self._reader.close()
             raise

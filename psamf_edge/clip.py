@@ -16,6 +16,7 @@ from psamf_edge.media.protocol import SAMPLE_RATE
 from psamf_edge.media.reader import MediaReader
 
 Item = TypeVar("Item")
+SAMPLE_BYTES = np.dtype(np.float32).itemsize
 
 
 @dataclass
@@ -89,7 +90,7 @@ def read_clip(
         InputError: the clip cannot be used.
     """
     clip = Clip(str(path))
-    chunks: list[np.ndarray] = []
+    samples = bytearray()  # grows in place: a list of chunks would need twice the memory once they are joined
     declared_ms = 0
 
     def progress(time_ms: int) -> None:
@@ -108,14 +109,14 @@ def read_clip(
                     face.observe(event.image, event.time_ms)
                 progress(event.time_ms)
             case AudioChunk():
-                if not chunks:  # sound that starts after the pictures
-                    chunks.append(np.zeros(event.start_ms * SAMPLE_RATE // 1000, np.float32))
-                chunks.append(event.samples)
+                if not samples:  # sound that starts after the pictures
+                    samples = bytearray(SAMPLE_BYTES * (event.start_ms * SAMPLE_RATE // 1000))
+                samples += event.samples.tobytes()
                 progress(event.start_ms)
             case Caption():
                 clip.captions.append(event)
             case ClipFooter():
                 clip.sha256, clip.warnings = event.sha256, list(event.warnings)
                 clip.duration_ms = event.duration_ms or declared_ms  # nothing was decoded: believe the container
-    clip.samples = np.concatenate(chunks) if chunks else clip.samples  # (N,)
+    clip.samples = np.frombuffer(samples, np.float32) if samples else clip.samples  # (N,)
     return clip

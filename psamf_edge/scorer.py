@@ -26,8 +26,10 @@ class Scorer:
     face: give it the frames of a clip before that clip is scored.
     """
 
-    def __init__(self, bundle: Path | str | None, device: str, threads: int) -> None:
-        opened = open_bundle(bundle)
+    def __init__(
+        self, bundle: Path | str | None, device: str, threads: int, require_signature: Path | str | None = None
+    ) -> None:
+        opened = open_bundle(bundle, require_signature)
         self.shapes = opened.shapes
         self.wordpiece = WordPiece(opened.read("vocab.txt"))
         self.face = FacePath.open(opened.read)

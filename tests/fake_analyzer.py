@@ -23,7 +23,7 @@ class FakeAnalyzer:
         self.calls = []
         self.error = None
 
-    def open(self, bundle, device, threads):
+    def open(self, bundle, device, threads, require_signature=None):
         self.opened_with = (bundle, device, threads)
         return self
 

@@ -59,7 +59,7 @@ def open_fake(monkeypatch: pytest.MonkeyPatch) -> Analyzer:
         return b"expression" if name == "expression.onnx" else (WEIGHTS / name).read_bytes()
 
     bundle = SimpleNamespace(read=read, shapes=SHAPES, name="fake", manifest_sha256="ab" * 32, precision="fp32")
-    monkeypatch.setattr(scorer, "open_bundle", lambda path: bundle)
+    monkeypatch.setattr(scorer, "open_bundle", lambda path, require_signature: bundle)
     monkeypatch.setattr(scorer, "open_backend", lambda bundle, device, threads: FakeBackend())
     monkeypatch.setattr("psamf_edge.face.features.ExpressionNet", FakeExpression)
     return Analyzer()

@@ -344,7 +344,7 @@ def test_a_failed_load_leaves_no_child(monkeypatch):
             super().__init__()
             readers.append(self._child._process)
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise MissingDependencyError("no GPU")
 
     monkeypatch.setattr("psamf_edge.analyzer.MediaReader", Reader)

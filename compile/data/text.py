@@ -49,10 +49,15 @@ def read_text_set(path: Path, split: str, wordpiece: WordPiece, max_tokens: int)
         for row in reader:
             if row["split"] != split:
                 continue
-            label = float(row["label"])
-            if not -3.0 <= label <= 3.0:
-                raise UsageError(f"{path}, line {reader.line_num}: the label {label} lies outside [-3, 3].")
-            ids.append(wordpiece.encode(row["text"], max_tokens=max_tokens).ids)
+            try:
+                label = float(row["label"] or "")
+            except ValueError:
+                label = float("nan")
+            if not -3.0 <= label <= 3.0:  # false for NaN
+                raise UsageError(
+                    f"{path}, line {reader.line_num}: the label {row['label']!r} is no number from -3 to 3."
+                )
+            ids.append(wordpiece.encode(row["text"] or "", max_tokens=max_tokens).ids)
             labels.append(label)
     if not ids:
         raise UsageError(f"{path} has no row with split {split!r}.")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from psamf_edge.compile.model.bert import BertConfig
+from psamf_edge.compile.model.storage import read_state
 from psamf_edge.errors import UsageError
 
 CHECKPOINT = ("config.json", "model.safetensors")
@@ -57,10 +58,8 @@ def load_encoder(directory: Path) -> Pretrained:
         UsageError: a file is missing, or the encoder is neither a plain BERT nor an MPNet (RoBERTa, DistilBERT, ALBERT
             and others).
     """
-    from safetensors.torch import load_file
-
     raw = _check(directory)
-    state = load_file(directory / "model.safetensors")
+    state = read_state(directory / "model.safetensors")
     if raw["model_type"] == "mpnet":
         return _mpnet(_sizes(raw), raw["relative_attention_num_buckets"], state, directory)
     return _bert(_sizes(raw), state)

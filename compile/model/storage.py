@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from psamf_edge.errors import UsageError
+from psamf_edge.errors import IntegrityError, UsageError
 
 
 def save_weights(model: nn.Module, directory: Path, name: str, dtype: torch.dtype) -> None:
@@ -27,10 +27,36 @@ def read_weights(directory: Path, name: str) -> tuple[dict, dict[str, Tensor]]:
 
     Raises:
         UsageError: the directory holds no such model.
+        IntegrityError: a file of it is damaged, or a weight is NaN or infinite.
     """
-    from safetensors.torch import load_file
-
     weights, config = directory / f"{name}.safetensors", directory / f"{name}.json"
     if not weights.is_file() or not config.is_file():
         raise UsageError(f"{directory} holds no {name} weights: it needs {weights.name} and {config.name}.")
-    return json.loads(config.read_text()), {key: value.float() for key, value in load_file(weights).items()}
+    try:
+        sizes = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise IntegrityError(f"{config} is not valid JSON ({error}): fetch the weights again.") from error
+    return sizes, {key: value.float() for key, value in read_state(weights).items()}
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, finite.
+
+    Raises:
+        IntegrityError: the file is damaged, or holds a number that is NaN or infinite.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise IntegrityError(f"{path} is not a safetensors file ({error}): fetch the weights again.") from error
+    for name, tensor in state.items():
+        bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+        if bad:
+            raise IntegrityError(
+                f"{path}: the tensor {name} has {bad} of {tensor.numel()} weights that are NaN or infinite: fetch the"
+                " weights again, or go back to a checkpoint from before they were."
+            )
+    return state

@@ -37,10 +37,12 @@ class OnnxRuntimeBackend:
         self._bundle = bundle
         check_plan(bundle)
         for step in bundle.plan:
-            if isinstance(step, PlanKernel):
+            is_kernel = isinstance(step, PlanKernel)
+            if is_kernel or step.plugin is not None:
+                what = f"launches the CUDA kernel {step.name} between" if is_kernel else "has a CUDA kernel inside its"
                 raise UsageError(
-                    f"The bundle {bundle.name} launches the CUDA kernel {step.name} between TensorRT engines, which"
-                    " ONNX Runtime cannot: use `--device cuda`, or make another with `psamf-edge compile --target cpu`."
+                    f"The bundle {bundle.name} {what} TensorRT engines, which ONNX Runtime cannot: use `--device cuda`,"
+                    " or make another with `psamf-edge compile --target cpu`."
                 )
         providers = _cuda_providers(bundle) if device == "cuda" else ("CPUExecutionProvider",)
         self._sessions = {

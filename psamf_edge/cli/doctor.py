@@ -13,7 +13,7 @@ from psamf_edge.cli.output import write_stdout
 from psamf_edge.doctor import examine
 from psamf_edge.doctor.finding import BROKEN, Finding
 from psamf_edge.errors import IntegrityError, MissingDependencyError
-from psamf_edge.report.escape import printable
+from psamf_edge.report.escape import encodable, printable
 
 SCHEMA = "psamf-edge-doctor/1"
 
@@ -37,7 +37,11 @@ def doctor(as_json: bool, bundle: Path | None) -> int:
 
 def as_document(findings: list[Finding]) -> str:
     """JSON with a schema version."""
-    document = {"schema": SCHEMA, "psamf_edge": __version__, "findings": [asdict(finding) for finding in findings]}
+    said = [
+        {name: value and encodable(value) for name, value in asdict(finding).items()}  # a path may not be UTF-8
+        for finding in findings
+    ]
+    document = {"schema": SCHEMA, "psamf_edge": __version__, "findings": said}
     return json.dumps(document, indent=2) + "\n"
 
 

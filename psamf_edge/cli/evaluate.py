@@ -17,7 +17,7 @@ from psamf_edge.cli.progress import Progress
 from psamf_edge.dataset import Row, read_rows
 from psamf_edge.errors import InputError
 from psamf_edge.metrics import evaluate_scores
-from psamf_edge.report.escape import csv_cell
+from psamf_edge.report.escape import csv_cell, id_cell
 from psamf_edge.result import Result
 
 PREDICTION_COLUMNS = ("id", "label", "score", "confidence", "error")
@@ -41,6 +41,7 @@ def evaluate(
     split: str | None,
     modalities: tuple[str, ...],
     bundle: Path | None,
+    require_signature: Path | None,
     device: str,
     threads: int,
     quiet: bool,
@@ -58,7 +59,7 @@ def evaluate(
         raise click.UsageError("The predictions would replace the data; name another file.", context)
     outcomes: list[Result | str] = []  # of each row; an error as a sentence
     progress = Progress(len(rows), quiet)
-    with open_analyzer(bundle, device, threads, quiet) as analyzer:
+    with open_analyzer(bundle, device, threads, quiet, require_signature) as analyzer:
         for row in rows:
             progress.start(row.id)
             try:
@@ -90,14 +91,14 @@ def score_row(analyzer: Analyzer, row: Row, modalities: tuple[str, ...]) -> Resu
 
 
 def predictions_csv(rows: list[Row], outcomes: list[Result | str]) -> str:
-    """A line for each row, in its order. Ids stay as they came, so that they can be joined on."""
+    """A line for each row, in its order. Ids stay as they came, unless a spreadsheet would run them."""
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(PREDICTION_COLUMNS)
     for row, outcome in zip(rows, outcomes, strict=True):
         if isinstance(outcome, Result):
             confidence = outcome.segments[0].confidence  # the row is one utterance
-            writer.writerow([row.id, row.label, f"{outcome.score:.6f}", f"{confidence:.6f}", ""])
+            writer.writerow([id_cell(row.id), row.label, f"{outcome.score:.6f}", f"{confidence:.6f}", ""])
         else:
-            writer.writerow([row.id, row.label, "", "", csv_cell(outcome)])
+            writer.writerow([id_cell(row.id), row.label, "", "", csv_cell(outcome)])
     return table.getvalue()

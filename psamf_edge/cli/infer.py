@@ -46,6 +46,7 @@ def infer(
     whole: bool,
     modalities: tuple[str, ...],
     bundle: Path | None,
+    require_signature: Path | None,
     device: str,
     threads: int,
     quiet: bool,
@@ -70,7 +71,7 @@ def infer(
     sink = open_sink(output, format_, paths)
     failed = len(problems)
     progress = Progress(len(paths), quiet)
-    with open_analyzer(bundle, device, threads, quiet) as analyzer:
+    with open_analyzer(bundle, device, threads, quiet, require_signature) as analyzer:
         for path in paths or [None]:
             progress.start(str(path or "text"))
             try:

@@ -43,6 +43,12 @@ def model_options(command: Callable) -> Callable:
             help="The model, a .psamf directory.  [default: the one that comes with psamf-edge]",
         ),
         click.option(
+            "--require-signature",
+            type=click.Path(path_type=Path),
+            metavar="KEY.pub",
+            help="Use the bundle only if a key in this file signed it (ssh-keygen -Y sign -n psamf-edge-bundle).",
+        ),
+        click.option(
             "--modalities",
             default=",".join(MODALITIES),
             show_default=True,
@@ -54,9 +60,11 @@ def model_options(command: Callable) -> Callable:
     return command
 
 
-def open_analyzer(bundle: Path | None, device: str, threads: int, quiet: bool) -> Analyzer:
+def open_analyzer(
+    bundle: Path | None, device: str, threads: int, quiet: bool, require_signature: Path | None
+) -> Analyzer:
     """Load the model and say what it runs on."""
-    analyzer = Analyzer(bundle, device, threads)
+    analyzer = Analyzer(bundle, device, threads, require_signature)
     if analyzer.note:
         say(analyzer.note)
     if not quiet:

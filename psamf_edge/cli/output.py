@@ -18,6 +18,7 @@ from psamf_edge.words.subtitles import SUFFIXES as TRANSCRIPT_SUFFIXES
 
 STREAMED = "json"  # one line a clip, so that each can be written as soon as it is known
 BINARY = "png"
+MAX_STEM_BYTES = 200  # of a file's name: file systems take 255, and a number, INFIX and the suffix follow
 
 
 class Sink(Protocol):
@@ -99,7 +100,7 @@ class FolderSink:
         self._taken: set[str] = set()
 
     def add(self, result: Result) -> None:
-        base = stem = Path(result.clip).stem
+        base = stem = _shortened(Path(result.clip).stem)
         number = 1
         while stem in self._taken:
             number += 1
@@ -109,6 +110,11 @@ class FolderSink:
         write_file(self._folder / f"{stem}{INFIX}.{self._format}", render([result], self._format))
 
     def finish(self) -> None: ...
+
+
+def _shortened(stem: str) -> str:
+    data = os.fsencode(stem)
+    return stem if len(data) <= MAX_STEM_BYTES else data[:MAX_STEM_BYTES].decode("utf-8", "ignore")
 
 
 def write_stdout(content: str | bytes) -> None:

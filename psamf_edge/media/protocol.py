@@ -32,6 +32,7 @@ from typing import Any
 
 SAMPLE_RATE = 16_000  # Hz of all audio on the wire: what speech models and the acoustic features are made for
 MAX_CLIP_S = 4 * 3600  # seconds: of a longer clip the first four hours are read, and the footer says so
+MAX_CLIP_BYTES = 16 << 30  # four hours at 9 Mbit/s; every byte is read, for the hash of the file
 PREFIX = struct.Struct("<BII")
 MAX_FIELDS_BYTES = 1 << 20  # a caption is the largest JSON there is; a megabyte of subtitle text is no subtitle
 MAX_PAYLOAD_BYTES = 1 << 28  # an 8192 x 8192 RGB frame, larger than any that `max_side` can reasonably ask for
@@ -69,7 +70,7 @@ def receive(read_exactly: Callable[[int], bytes]) -> tuple[Kind, dict[str, Any],
         raise ProtocolError(f"a message of {fields_bytes} + {payload_bytes} bytes")
     try:
         kind, fields = Kind(kind), json.loads(read_exactly(fields_bytes))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter from lists in lists, a hundred thousand deep
         raise ProtocolError(str(error)) from error
     if not isinstance(fields, dict):
         raise ProtocolError("fields that are not a JSON object")

@@ -24,7 +24,7 @@ import numpy as np
 from psamf_edge.errors import InputError, MissingDependencyError, UsageError
 from psamf_edge.media import slots
 from psamf_edge.media.events import AudioChunk, Caption, ClipFooter, ClipHeader, Event, Frame
-from psamf_edge.media.protocol import MAX_CLIP_S, Kind, ProtocolError, pack, receive
+from psamf_edge.media.protocol import MAX_CLIP_BYTES, MAX_CLIP_S, Kind, ProtocolError, pack, receive
 
 DEADLINE_FLOOR_S = 60.0  # a short clip on a busy Jetson, with the child still starting
 DEADLINE_FACTOR = 4.0  # decoding slower than a quarter of real time is a stuck decoder, not a slow one
@@ -132,7 +132,7 @@ class MediaReader:
                     payload = child.read_array(payload_bytes)
                 event = _event(kind, fields, payload, warnings)
                 if kind is Kind.HEADER and deadline_s is None:
-                    clip_s = min(event.duration_ms / 1000, MAX_CLIP_S)
+                    clip_s = min(event.duration_ms, 1000 * MAX_CLIP_S) / 1000  # before the division: it may be huge
                     child.patience_s += max(0.0, DEADLINE_FACTOR * clip_s - DEADLINE_FLOOR_S)
                 if kind is Kind.FOOTER:
                     finished = True
@@ -237,18 +237,26 @@ def _event(kind: Kind, fields: dict[str, Any], payload: np.ndarray, warnings: li
             raise ValueError("a frame without a size")
         rows = payload.reshape(height, stride)[:, : 3 * width]  # (H, 3 W)
         image = np.rot90(rows.reshape(height, width, 3), fields["rotation"] // 90)  # (H, W, 3)
-        return Frame(int(fields["time_ms"]), np.ascontiguousarray(image))
+        return Frame(_time(fields, "time_ms"), np.ascontiguousarray(image))
     if kind is Kind.AUDIO:
         samples = payload.view(np.float32)  # (N,)
         if not np.isfinite(samples).all():
             samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
             warnings[:] = ["Some audio samples were not numbers and count as silence."]
-        return AudioChunk(int(fields["start_ms"]), samples)
+        return AudioChunk(_time(fields, "start_ms"), samples)
     if kind is Kind.FOOTER:
         return _plain(ClipFooter, fields | {"warnings": fields["warnings"] + warnings})
     if kind in (Kind.HEADER, Kind.CAPTION):
         return _plain(ClipHeader if kind is Kind.HEADER else Caption, fields)
     raise ValueError(f"unexpected {kind.name}")
+
+
+def _time(fields: dict[str, Any], name: str) -> int:
+    """A time inside a clip, in ms."""
+    value = fields[name]
+    if type(value) is not int or not 0 <= value <= 1000 * MAX_CLIP_S:
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 def _plain(kind: type, values: dict[str, Any]) -> Any:
@@ -277,6 +285,10 @@ def _check_file(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{name} is a pipe, socket or device; save the recording to a file first.")
     if status.st_size == 0:
         raise InputError(f"{name} is empty; copy or record it again.")
+    if status.st_size > MAX_CLIP_BYTES:
+        raise InputError(
+            f"{name} has {status.st_size} bytes; at most {MAX_CLIP_BYTES} are read: cut it, or convert it."
+        )
     if not os.access(text, os.R_OK):
         raise InputError(f"{name} may not be read by this user; change its permissions.")
     return name

@@ -27,6 +27,7 @@ from psamf_edge.media.slots import SLOT_BYTES, SLOTS
 from psamf_edge.media.tracks import Emit
 
 MEMORY_LIMIT = 4 << 30  # bytes of private data: an 8K H.264 stream with its reference frames needs under 2 GiB
+MEMORY_SHARE = 0.5  # of the machine's, where that is less: the rest of a small Jetson must live on
 
 
 def sha256_of(descriptor: int) -> str:
@@ -62,8 +63,11 @@ def read_clip(request: dict[str, Any], emit: Emit) -> None:
 
 def _limit_resources() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the reader, which ends this process
+    memory = MEMORY_LIMIT
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not on this system
+        memory = min(memory, int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
     limits = {
-        "RLIMIT_DATA": MEMORY_LIMIT,
+        "RLIMIT_DATA": memory,
         "RLIMIT_FSIZE": 0,
         "RLIMIT_CORE": 0,
     }  # it writes to its pipe and nowhere else

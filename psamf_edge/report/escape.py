@@ -14,6 +14,7 @@ _UNSAFE = re.compile(
     "]"
 )
 _FORMULA_STARTS = tuple("=+-@＝＋－＠")  # spreadsheets read the full-width forms as formulas too
+_CALLS = tuple("(|!（｜！")  # what a formula needs to call a function, a program or another file
 _SRT_LOOKALIKES = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")"})
 
 
@@ -36,6 +37,15 @@ def csv_cell(text: str) -> str:
     """`printable` text that no spreadsheet runs: a leading formula sign is preceded by an apostrophe."""
     cell = printable(text)
     return "'" + cell if cell.startswith(_FORMULA_STARTS) else cell
+
+
+def id_cell(text: str) -> str:
+    """An id as it came, to be joined on (YouTube's may begin with a hyphen); one that could run as a `csv_cell`."""
+    start = text.lstrip()
+    runs = start.startswith(("=", "＝")) or (
+        start.startswith(_FORMULA_STARTS) and any(sign in start for sign in _CALLS)
+    )
+    return csv_cell(text) if runs else text
 
 
 def srt_text(text: str) -> str:

@@ -14,6 +14,7 @@ PEAK_PERCENTILE = 95  # a click or two must not set the level of the voice
 MIN_RANGE_DB = 6.0  # noise and tones stay within 3 dB from frame to frame; the quietest talk spans over 15 dB
 MAX_RANGE_DB = 50.0  # a digital zero must not drag the floor below what a room has
 THRESHOLD = 0.35  # of the way from floor to peak in dB: above breath, below weak syllables
+BLOCK_FRAMES = 4096  # 40 s at a time: a clip of hours is not copied as a whole
 SILENT_DB = -70.0  # peaks under this (3 steps of 16 bits after pre-emphasis) are rounding, not sound
 MIN_PAUSE_MS = 400  # shorter gaps are stops and hesitations inside a phrase
 MIN_SPEECH_MS = 250  # a lone syllable; shorter bursts are clicks and coughs
@@ -40,7 +41,7 @@ def speech_spans(samples: np.ndarray) -> list[tuple[int, int]]:
     count = len(samples) // hop
     if count == 0:
         return []
-    loud = _loud_frames(np.nan_to_num(samples[: count * hop], posinf=0.0, neginf=0.0).reshape(count, hop))  # (count,)
+    loud = _loud_frames(samples[: count * hop].reshape(count, hop))  # (count,)
     edges = np.flatnonzero(np.diff(loud, prepend=False, append=False)) * FRAME_MS
     spans: list[tuple[int, int]] = []
     for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
@@ -54,10 +55,18 @@ def speech_spans(samples: np.ndarray) -> list[tuple[int, int]]:
 
 def _loud_frames(frames: np.ndarray) -> np.ndarray:
     """Which frames (count, hop) stand out of the noise: bool (count,)."""
-    flat = np.clip(frames, -1.0, 1.0).ravel()
-    flat = flat - flat.mean()  # a microphone's offset is loud but no sound
-    emphasised = flat - PRE_EMPHASIS * np.concatenate((flat[:1], flat[:-1]))  # (N,)
-    power = np.mean(np.square(emphasised.reshape(frames.shape), dtype=np.float64), axis=1)  # (count,)
+    blocks = [frames[at : at + BLOCK_FRAMES] for at in range(0, len(frames), BLOCK_FRAMES)]
+    offset = sum(_clean(block).sum(dtype=np.float64) for block in blocks) / frames.size  # loud, but no sound
+    power = np.empty(len(frames))  # (count,)
+    before = None  # the sample in front of the block
+    for number, block in enumerate(blocks):
+        flat = _clean(block) - np.float32(offset)  # (BLOCK_FRAMES * hop,)
+        emphasised = flat - PRE_EMPHASIS * np.concatenate((flat[:1] if before is None else before, flat[:-1]))
+        start = number * BLOCK_FRAMES
+        power[start : start + len(block)] = np.mean(
+            np.square(emphasised.reshape(block.shape), dtype=np.float64), axis=1
+        )
+        before = flat[-1:]
     level = 10.0 * np.log10(power + 1e-12)  # dB; the constant keeps digital silence finite, at -120 dB
     level = np.convolve(np.pad(level, 1, mode="edge"), np.ones(3) / 3, mode="valid")  # one glottal pulse is no frame
     floor, peak = np.percentile(level, [FLOOR_PERCENTILE, PEAK_PERCENTILE])
@@ -65,3 +74,8 @@ def _loud_frames(frames: np.ndarray) -> np.ndarray:
     if peak < SILENT_DB or peak - floor < MIN_RANGE_DB:
         return np.zeros(len(level), dtype=bool)
     return level > floor + THRESHOLD * (peak - floor)
+
+
+def _clean(block: np.ndarray) -> np.ndarray:
+    """The samples (N,) of some frames, with what is no number as silence and all within [-1, 1]."""
+    return np.clip(np.nan_to_num(block, posinf=0.0, neginf=0.0), -1.0, 1.0).ravel()
