@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from psamf_edge.compile.model.bert import _RENAMED, BertConfig, Trunk
+from psamf_edge.compile.model.bert import BertConfig, Trunk
+from psamf_edge.compile.model.pretrained import _BERT_BLOCK
 
 
 def write_bert(folder: Path, config: BertConfig, vocabulary: Sequence[str], spread: float = 0.1) -> Path:
@@ -28,7 +29,7 @@ def write_bert(folder: Path, config: BertConfig, vocabulary: Sequence[str], spre
         "embeddings.LayerNorm.bias": embeddings["norm.bias"],
     }
     for index, block in enumerate(trunk.blocks):
-        for theirs, ours in _RENAMED.items():
+        for theirs, ours in _BERT_BLOCK.items():
             for kind in ("weight", "bias"):
                 state[f"encoder.layer.{index}.{theirs}.{kind}"] = block.state_dict()[f"{ours}.{kind}"]
     folder.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ from psamf_edge.compile.personality.vectors import cached_vectors, personality_v
 from psamf_edge.compile.personality.windows import cut, encode_sentences
 from psamf_edge.compile.training.epochs import Run
 from psamf_edge.compile.training.log import Log
-from psamf_edge.errors import UsageError
+from psamf_edge.errors import IntegrityError, UsageError
 from psamf_edge.words.wordpiece import WordPiece
 from tests.conftest import VOCABULARY
 
@@ -324,7 +324,7 @@ def test_save_and_load(tmp_path):
     for name, value in load_personality(tmp_path).state_dict().items():
         assert torch.equal(value, encoder.state_dict()[name].half().float()), name
     (tmp_path / "personality.safetensors").write_bytes(b"junk")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(IntegrityError, match="is not a safetensors file"):
         load_personality(tmp_path)
     (tmp_path / "personality.json").unlink()
     with pytest.raises(UsageError, match="holds no personality"):

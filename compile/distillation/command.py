@@ -57,6 +57,7 @@ def distill_command(
     from psamf_edge.compile.data.sentences import SentenceFile, read_sentences
     from psamf_edge.compile.distillation.settings import DistilSettings
     from psamf_edge.compile.distillation.source import open_source
+    from psamf_edge.compile.distillation.words import holds_student
     from psamf_edge.compile.model.pretrained import find_encoder
     from psamf_edge.compile.training.student import train_student
     from psamf_edge.words.wordpiece import WordPiece
@@ -68,4 +69,7 @@ def distill_command(
     further = read_sentences(files, wordpiece, settings.max_tokens, settings.sentences_per_file)
     start = None if begin is None else find_encoder(begin)
     source = open_source(teachers, out, run.compute, settings, start, further)
-    train_student(chosen_data, source, parts, out, settings, run, f"psamf-edge distill TEACHER {data.shown} -o OUT")
+    given = [f"--begin {'STUDENT' if holds_student(start) else 'BERT'}"] if start else []
+    given += [f"--sentences {file.path.parent.name}/{file.path.name}:{file.column}" for file in files]
+    command = " ".join(["psamf-edge distill TEACHER", data.shown, *given, "-o OUT"])
+    train_student(chosen_data, source, parts, out, settings, run, command)

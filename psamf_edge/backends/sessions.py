@@ -17,13 +17,16 @@ from psamf_edge.errors import IntegrityError
 class StrictSession(ort.InferenceSession):
     """A session whose inputs are always good: a run that fails, or gives NaN or infinity, is the model's fault."""
 
-    def run(self, output_names: Sequence[str], input_feed: Mapping[str, np.ndarray], *options) -> list[np.ndarray]:
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, np.ndarray], *options
+    ) -> list[np.ndarray]:
         """As ONNX Runtime's. Raises IntegrityError."""
         try:
             outputs = super().run(output_names, input_feed, *options)
         except Exception as error:  # onnxruntime raises many private classes
             raise IntegrityError(f"The model {self.name} does not do what it is there for: {error}") from error
-        for name, output in zip(output_names, outputs, strict=True):
+        names = output_names or [output.name for output in self.get_outputs()]
+        for name, output in zip(names, outputs, strict=True):
             if not np.isfinite(output).all():
                 raise IntegrityError(f"The model {self.name} gave {name} with NaN or infinity: fetch the bundle again.")
         return outputs
