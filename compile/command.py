@@ -1,50 +1,47 @@
-"""`psamf-edge compile`: a directory of weights to a bundle for one target."""
+"""`psamf-edge compile`: weights, a teacher or a bundle to a bundle for one target."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
-import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 import psamf_edge
-from psamf_edge.audio.framing import HOP_MS
-from psamf_edge.bundle import TARGETS, Bundle, PlanKernel, PlanSegment, Shapes
+from psamf_edge.bundle import TARGETS, Bundle, PlanKernel, PlanSegment
+from psamf_edge.compile.distilled import distil_first, is_teacher
+from psamf_edge.compile.export.pack import check_free
+from psamf_edge.compile.quality.bounds import Quality
+from psamf_edge.compile.quality.options import quality_options
+from psamf_edge.compile.source import CARRIED as CARRIED
+from psamf_edge.compile.source import DEFAULT_WEIGHTS
+from psamf_edge.compile.training.options import DataOption, data_options, parts_option
 from psamf_edge.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
-    from psamf_edge.compile.engines.builder import EngineBuilder
-    from psamf_edge.compile.export.onnx_export import Parity
+    from psamf_edge.backends.engine_builder import EngineBuilder
     from psamf_edge.compile.export.partition import Part
-    from psamf_edge.compile.export.segments import ExportSegment, Ranges
-    from psamf_edge.compile.model.student import StudentConfig
+    from psamf_edge.compile.export.segments import Ranges
+    from psamf_edge.compile.work import Work
 
-DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default"
 PRECISIONS = {
     "cpu": ("int8", "fp32"),
     "rtx": ("fp16", "fp32", "int8"),
     "tensorrt": ("fp16", "fp32", "int8"),
 }  # the first is the default
-FUSIONS = ("kernel", "graph")  # how a GPU runs the fusion's cross-modal attention; the first is the default
+FUSIONS = ("kernel", "graph", "plugin")  # how a GPU runs the cross-modal attention; the first is the default
 CUT_FUSION = ("query", "score")  # the segments before and after the kernel
-CARRIED = ("vocab.txt", "face_detector.onnx", "face_mesh.onnx", "expression.onnx")  # needed, and packed as they are
 PACKAGES = ("torch", "onnx", "onnxscript", "safetensors")  # of the extra `compile`
-FACE_RATE = 10  # frames a second that the face encoder is trained on
-LICENCE = "Research use: see MODEL_CARD.md and the NOTICE files in this bundle."
 
 Log = Callable[[str], None]
 
 
 @click.command("compile")
-@click.argument("weights", type=click.Path(path_type=Path), default=DEFAULT_WEIGHTS)
+@click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_WEIGHTS)
 @click.option(
     "--target", type=click.Choice(TARGETS), default="cpu", show_default=True, help="What the bundle will run on."
 )
@@ -56,27 +53,70 @@ Log = Callable[[str], None]
 @click.option(
     "--fusion",
     type=click.Choice(FUSIONS),
-    help="For rtx and tensorrt, where the cross-modal attention runs: in our own CUDA kernel between two engines, or in"
-    " the graph of one engine. Default: kernel, where the model has the kernel's sizes.",
+    help="For rtx and tensorrt, where the cross-modal attention runs: in our own CUDA kernel between two engines, in"
+    " the graph of one engine, or (tensorrt alone, not yet run on a GPU) in our kernel as a plugin of one engine."
+    " Default: kernel, where the model has the kernel's sizes.",
+)
+@click.option(
+    "--engines/--no-engines",
+    default=True,
+    help="For rtx and tensorrt, build the engines here and pack them. Without, which needs no TensorRT here, the device"
+    " builds its own on first use and keeps them.  [default: engines]",
+)
+@click.option(
+    "--low-memory",
+    is_flag=True,
+    help="Build engines in little memory, as on an Orin Nano. PSAMF_EDGE_LOW_MEMORY=1 does so where they are used.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The bundle to write, OUT.psamf.")
 @click.option("--name", help="The model's name in results. Default: the output's name.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
+@click.option(
+    "--student",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where a teacher is distilled into.  [default: OUT.student]",
+)
+@data_options
+@parts_option
+@quality_options
 def command(
-    weights: Path,
+    model: Path,
     target: str,
     precision: str | None,
     fusion: str | None,
+    engines: bool,
+    low_memory: bool,
     output: Path,
     name: str | None,
     force: bool,
+    student: Path | None,
+    data: DataOption,
+    parts: Path,
+    quality: Quality,
 ) -> None:
-    """Compile WEIGHTS (default: those that ship with psamf-edge) into a bundle."""
-    compile_bundle(weights, output, target, precision, name, force, lambda line: click.echo(line, err=True), fusion)
+    """Compile MODEL into a bundle.
+
+    MODEL is a directory of weights (default: those that ship with psamf-edge); or one that `psamf-edge train teacher`
+    wrote, which is distilled first, with the defaults of `psamf-edge distill` and the --data or --features that it
+    needs; or a bundle in fp32, whose graphs are then lowered or built anew. What the precision costs is measured before
+    anything is written; past a bound nothing is, and the exit code is 4. An interrupted compile goes on where it was.
+    """
+
+    def log(line: str) -> None:
+        click.echo(line, err=True)
+
+    if is_teacher(model):
+        _check_call(output, target, precision, fusion)  # what is wrong is found before hours of training, not after
+        check_free(output, force)
+        model = distil_first(model, data, parts, student or output.with_suffix(".student"), log)
+    elif data.folder or data.files or student:
+        raise UsageError(f"--data, --features and --student are for a teacher to distil, and {model} is none.")
+    compile_bundle(model, output, target, precision, name, force, log, fusion, quality, engines, low_memory)
 
 
 def compile_bundle(
-    weights: Path,
+    model: Path,
     output: Path,
     target: str = "cpu",
     precision: str | None = None,
@@ -84,24 +124,139 @@ def compile_bundle(
     force: bool = False,
     log: Log = lambda line: None,
     fusion: str | None = None,
+    quality: Quality | None = None,
+    engines: bool = True,
+    low_memory: bool = False,
 ) -> Bundle:
-    """Export, check, quantise or build, and pack.
+    """Export, lower, judge, build and pack; stages that an interrupted call finished are not repeated.
 
     Args:
-        weights: student.safetensors, student.json, CARRIED; training.json, MODEL_CARD.md and NOTICE* if they are there.
+        model: a directory with student.safetensors, student.json, CARRIED; training.json, MODEL_CARD.md and NOTICE* if
+            they are there. Or a bundle in fp32.
         output: the bundle to write.
-        target: one of TARGETS. For "rtx" and "tensorrt", engines are built here and packed beside the ONNX files.
+        target: one of TARGETS.
         precision: one of PRECISIONS[target], or None for its default.
         name: the model's name; None for the stem of `output`.
         force: replace a bundle that is already there.
         log: takes a line for each stage.
         fusion: one of FUSIONS for a GPU, or None: the kernel, where the student has its sizes.
+        quality: what the precision may cost, and on what data.
+        engines: for "rtx" and "tensorrt", build them here and pack them beside the ONNX files; else the device does.
+        low_memory: build them in little memory.
 
     Raises:
-        UsageError: a wrong combination, incomplete weights, weights that cannot read a clip, or an output that exists.
+        UsageError: a wrong combination, incomplete weights, weights that cannot read a clip, a bundle that cannot be
+            compiled again, an output that exists, or that another process is making.
         MissingDependencyError: PyTorch or TensorRT is not installed.
-        ExportError: a segment does not give PyTorch's numbers.
+        ExportError: a segment does not give PyTorch's numbers, or has an operator that the target cannot run.
+        BuildError: no engine comes out of a segment.
+        PrecisionError: the lowered model is past a bound; nothing was written.
     """
+    precision = _check_call(output, target, precision, fusion)
+    _check_packages()
+    from psamf_edge.compile.stages import expected_seconds
+    from psamf_edge.compile.work import Work
+
+    check_free(output, force)
+    builder = plugin = None
+    if fusion == "plugin" and not engines:
+        raise UsageError("Which plugin an engine takes depends on its TensorRT: leave out --no-engines.")
+    if target != "cpu" and engines:  # what may be missing is found before the work, not after
+        from psamf_edge.backends.engine_builder import BuildOptions
+        from psamf_edge.compile.engines.target import open_builder
+
+        builder = open_builder(target, BuildOptions(low_memory or BuildOptions.from_environment().low_memory))
+        plugin = builder.plugin() if fusion == "plugin" else None
+    work = Work(output, log, expected_seconds())
+    try:
+        bundle = _compile(work, model, output, (target, precision, fusion), builder, plugin, name, force, quality, log)
+    except BaseException:
+        work.close(done=False)
+        raise
+    work.close(done=True)
+    for file, entry in bundle.files.items():
+        log(f"    {file:18} {entry.size / 1e6:8.3f} MB")
+    log(f"{output}: {sum(entry.size for entry in bundle.files.values()) / 1e6:.1f} MB, {target}, {precision}")
+    return bundle
+
+
+def _compile(
+    work: Work,
+    model: Path,
+    output: Path,
+    how: tuple[str, str, str | None],
+    builder: EngineBuilder | None,
+    plugin: str | None,
+    name: str | None,
+    force: bool,
+    quality: Quality | None,
+    log: Log,
+) -> Bundle:
+    """The stages. how: target, precision and fusion."""
+    from psamf_edge.compile.export.pack import BundleContent, write_bundle
+    from psamf_edge.compile.export.preflight import check_operators
+    from psamf_edge.compile.quality.stages import GateStages
+    from psamf_edge.compile.source import open_source
+    from psamf_edge.compile.stages import (
+        ENGINE_S,
+        LOAD,
+        PACK,
+        base_key,
+        engine_title,
+        export_all,
+        lower_all,
+        software,
+    )
+
+    target, precision, fusion = how
+    with work.stage(LOAD):
+        source = open_source(model)
+    # not on a CPU: after int8, the operation's body takes the fusion 1.07 to 1.14 times as long as PyTorch's form, with
+    # the same error (in float32 0.88 to 0.93; ONNX Runtime 1.31, one thread, alternating, medians of 400 at four sizes)
+    node = target != "cpu" and source.node
+    if fusion in ("kernel", "plugin") and not node:
+        raise UsageError(source.no_node)
+    segments, key = source.segments(node), base_key(source, node)
+    exported = export_all(work, source, key, segments, CUT_FUSION if node and fusion in (None, "kernel") else None)
+    if builder is not None:
+        graphs = [part.plan for each in exported for part in each.parts if isinstance(part.plan, PlanSegment)]
+        work.expect({engine_title(step.name): ENGINE_S for step in graphs})
+    parts, parities = lower_all(work, key, exported, precision, target)
+    if target != "cpu":
+        check_operators(parts, target, builder, plugin)
+    for parity in parities:
+        log(f"    {parity.output:18} max abs error {parity.error:.1e}   cosine {parity.cosine:.6f}")
+    gate = GateStages(work, key, source, exported, (precision, target), quality or Quality(), name or output.stem, log)
+    checked = gate.run(parts, parities)
+    engines = None
+    if builder is not None:
+        engines = builder.origin
+        plan, made = _built(builder, checked.parts, segments[0].ranges, plugin, work)
+    else:
+        plan, made = _exported(checked.parts)
+    content = BundleContent(
+        name=name or output.stem,
+        target=target,
+        precision=precision,
+        plan=plan,
+        shapes=source.shapes,
+        licence=source.licence,
+        engines=engines,
+        provenance={
+            "psamf_edge": psamf_edge.__version__,
+            **source.provenance,
+            "software": software(),
+            "parity": {p.output: {"max_abs_error": p.error, "cosine": p.cosine} for p in checked.parities},
+            "gate": checked.record,
+        },
+        metrics=source.metrics,
+    )
+    with work.stage(PACK):
+        return write_bundle(output, content, source.files | made, force, work.folder)
+
+
+def _check_call(output: Path, target: str, precision: str | None, fusion: str | None) -> str:
+    """The precision to compile to. Raises UsageError: a wrong combination."""
     allowed = PRECISIONS.get(target)
     if allowed is None:
         raise UsageError(f"Unknown target {target!r}; allowed are {', '.join(TARGETS)}.")
@@ -113,63 +268,11 @@ def compile_bundle(
             f"The target {target} has no fusion {fusion}: it is one of {', '.join(FUSIONS)} for rtx and tensorrt, and"
             " nothing to choose for cpu."
         )
+    if fusion == "plugin" and target != "tensorrt":
+        raise UsageError(f"The target {target} takes no plugins, full TensorRT alone does: use --fusion kernel.")
     if output.suffix != ".psamf":
         raise UsageError(f"A bundle's name ends in .psamf: write {output.name}.psamf in place of {output.name}.")
-    _check_packages()
-    from psamf_edge.compile.export.cross_modal_op import HEADS, WIDTH, suits
-    from psamf_edge.compile.export.pack import BundleContent, check_free, write_bundle
-    from psamf_edge.compile.export.segments import split
-    from psamf_edge.compile.model.student import load_student
-
-    check_free(output, force)
-    builder = None
-    if target != "cpu":  # what may be missing is found before the work, not after
-        from psamf_edge.compile.engines.builder import EngineBuilder
-
-        builder = EngineBuilder(target)
-    files, training = _carried_files(weights), _training_record(weights)
-    with _stage("load the weights", log):
-        student = load_student(weights)
-    _check_vocabulary(files["vocab.txt"], student.config.bert.vocabulary)
-    _check_features(student.config)
-    # not on a CPU: after int8, the operation's body takes the fusion 1.07 to 1.14 times as long as PyTorch's form, with
-    # the same error (in float32 0.88 to 0.93; ONNX Runtime 1.31, one thread, alternating, medians of 400 at four sizes)
-    node = target != "cpu" and suits(student.config.width, student.config.heads)
-    if fusion == "kernel" and not node:
-        raise UsageError(
-            f"The kernel is made for a width of {WIDTH} with {HEADS} heads, and the student has {student.config.width}"
-            f" with {student.config.heads}: use --fusion graph."
-        )
-    segments = split(student, node)
-    with _stage("export to ONNX and check against PyTorch", log):
-        parts, parities = _export(segments, target, precision, CUT_FUSION if node and fusion != "graph" else None)
-    for parity in parities:
-        log(f"    {parity.output:18} max abs error {parity.error:.1e}   cosine {parity.cosine:.6f}")
-    engines = None
-    if builder is not None:
-        engines = builder.origin
-        with _stage("build the engines", log):
-            plan, made = _built(builder, parts, segments[0].ranges, log)
-    else:
-        plan, made = _exported(parts)
-    files |= made
-    content = BundleContent(
-        name=name or output.stem,
-        target=target,
-        precision=precision,
-        plan=plan,
-        shapes=_shapes(student.config),
-        licence=LICENCE,
-        engines=engines,
-        provenance=_provenance(weights, training, parities),
-        metrics=training.get("metrics", {}),
-    )
-    with _stage("pack", log):
-        bundle = write_bundle(output, content, files, force)
-    for file, entry in bundle.files.items():
-        log(f"    {file:18} {entry.size / 1e6:8.3f} MB")
-    log(f"{output}: {sum(entry.size for entry in bundle.files.values()) / 1e6:.1f} MB, {target}, {precision}")
-    return bundle
+    return precision
 
 
 def _check_packages() -> None:
@@ -180,137 +283,54 @@ def _check_packages() -> None:
         )
 
 
-def _carried_files(weights: Path) -> dict[str, bytes]:
-    missing = [name for name in CARRIED if not (weights / name).is_file()]
-    if missing:
-        raise UsageError(f"{weights} lacks {', '.join(missing)}: a directory of weights holds them beside the student.")
-    paths = [*(weights / name for name in CARRIED), *weights.glob("MODEL_CARD.md"), *sorted(weights.glob("NOTICE*"))]
-    return {path.name: path.read_bytes() for path in paths}
-
-
-def _training_record(weights: Path) -> dict:
-    path = weights / "training.json"
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse) if path.is_file() else {}
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid JSON ({error}): training writes it, or leave it away.") from error
-    if not isinstance(record, dict) or not isinstance(record.get("metrics", {}), dict):
-        raise UsageError(f"{path} must hold a JSON object, with an object of `metrics` if it has any.")
-    return record
-
-
-def _check_vocabulary(content: bytes, size: int) -> None:
-    count = len(content.decode("utf-8").removesuffix("\n").split("\n"))  # as the tokenizer reads it
-    if count != size:
-        raise UsageError(f"vocab.txt has {count} entries, but the student knows {size}: use the file of its trunk.")
-
-
-def _check_features(config: StudentConfig) -> None:
-    from psamf_edge.audio.features import AUDIO_FEATURES
-    from psamf_edge.face.features import VISION_FEATURES
-
-    known, given = (config.audio_features, config.face_features), (len(AUDIO_FEATURES), len(VISION_FEATURES))
-    if known != given:
-        raise UsageError(
-            f"The student reads {known[0]} voice and {known[1]} face features a step, and the features of a clip are "
-            f"{given[0]} and {given[1]}: it could not be run. Train on what `psamf-edge extract` makes of clips."
-        )
-
-
-def _export(
-    segments: list[ExportSegment], target: str, precision: str, cut: tuple[str, ...] | None
-) -> tuple[list[Part], list[Parity]]:
-    """The parts of all segments in their order. cut: the names of what kernel nodes cut a graph into, if they do."""
-    from psamf_edge.compile.export.onnx_export import check_limits, check_parity, compare, export
-    from psamf_edge.compile.export.partition import SegmentPart, has_kernel_nodes, partition
-    from psamf_edge.compile.export.parts import PartsRunner, kernel_tensors, lower_part
-
-    exported: list[list[Part]] = []
-    for segment in segments:
-        model = export(segment)
-        # the export first, then what the cut and the precision add to its error
-        check_limits(check_parity(model, segment), "fp32")
-        cuts = cut is not None and has_kernel_nodes(model)
-        exported.append(partition(model, cut, segment.ranges) if cuts else [SegmentPart(segment.plan, model)])
-    borders = kernel_tensors([part for parts in exported for part in parts])
-    lowered, parities = [], []
-    for segment, parts in zip(segments, exported, strict=True):
-        parts = [lower_part(part, precision, target, borders) for part in parts]
-        found = compare(PartsRunner(parts, segment.plan.outputs).run, segment)
-        check_limits(found, precision)
-        lowered += parts
-        parities += found
-    return lowered, parities
-
-
-def _exported(parts: list[Part]) -> tuple[tuple[PlanSegment, ...], dict[str, bytes]]:
-    """The plan of a bundle without engines, and its files."""
-    return tuple(part.plan for part in parts), {part.plan.file: part.model.SerializeToString() for part in parts}
-
-
-def _built(
-    builder: EngineBuilder, parts: list[Part], ranges: Ranges, log: Log
-) -> tuple[tuple[PlanSegment | PlanKernel, ...], dict[str, bytes]]:
-    """The plan of a bundle with engines, and its files: graphs and engines, and the kernels' weights and code."""
+def _exported(parts: list[Part]) -> tuple[tuple[PlanSegment | PlanKernel, ...], dict[str, bytes]]:
+    """The plan of a bundle without engines, and its files: graphs, and the kernels' weights and code."""
     from psamf_edge.compile.engines.kernel_files import kernel_files
     from psamf_edge.compile.export.partition import KernelPart
 
     plan, files = [], {}
     for part in parts:
-        start = time.perf_counter()
         if isinstance(part, KernelPart):
             step, made = kernel_files(part)
         else:
-            step = replace(part.plan, engine=f"{part.plan.name}.engine")
-            graph = part.model.SerializeToString()
-            made = {step.file: graph, step.engine: builder.build(graph, step.name, ranges)}
+            step, made = part.plan, {part.plan.file: part.model.SerializeToString()}
         plan.append(step)
         files |= made
-        log(f"    {list(made)[-1]:26} {time.perf_counter() - start:8.1f} s")
     return tuple(plan), files
 
 
-def _shapes(config: StudentConfig) -> Shapes:
-    from psamf_edge.compile.export.segments import FRAMES, HOPS, TOKENS, axis_ranges
+def _built(
+    builder: EngineBuilder, parts: list[Part], ranges: Ranges, plugin: str | None, work: Work
+) -> tuple[tuple[PlanSegment | PlanKernel, ...], dict[str, bytes]]:
+    """The plan of a bundle with engines, and its files: graphs and engines, and the kernels' weights and code.
 
-    longest = {axis: sizes[2] for axis, sizes in axis_ranges(config).items()}
-    return Shapes(
-        hidden=config.bert.width,
-        width=config.width,
-        vocabulary=config.bert.vocabulary,
-        audio_features=config.audio_features,
-        face_features=config.face_features,
-        audio_stride=math.prod(config.audio_strides),
-        face_stride=math.prod(config.face_strides),
-        audio_hop_ms=HOP_MS,
-        face_rate=FACE_RATE,
-        max_tokens=longest[TOKENS],
-        max_audio_hops=longest[HOPS],
-        max_face_frames=longest[FRAMES],
-    )
+    plugin: how a node of our kernel that is left in a graph gets into the engine; None: as its body of operators.
+    """
+    from psamf_edge.compile.engines.kernel_files import kernel_files
+    from psamf_edge.compile.export.partition import KernelPart, has_kernel_nodes
+    from psamf_edge.compile.stages import engine_title
+    from psamf_edge.kernels.plugin.onnx_node import for_plugin
 
+    plan, files = [], {}
+    for part in parts:
+        if isinstance(part, KernelPart):
+            step, made = kernel_files(part)
+        else:
+            step, model = replace(part.plan, engine=f"{part.plan.name}.engine"), part.model
+            if plugin is not None and has_kernel_nodes(model):
+                step, model = replace(step, plugin=plugin), for_plugin(model)
+            graph = model.SerializeToString()
 
-def _provenance(weights: Path, training: dict, parities: list[Parity]) -> dict:
-    import onnx
-    import onnxruntime
-    import torch
+            def build(step: PlanSegment = step, graph: bytes = graph) -> dict[str, bytes]:
+                return {step.engine: builder.build(graph, step.name, ranges, step.plugin)}
 
-    return {
-        "psamf_edge": psamf_edge.__version__,
-        "student_sha256": hashlib.sha256((weights / "student.safetensors").read_bytes()).hexdigest(),
-        "training": {key: value for key, value in training.items() if key != "metrics"},
-        "software": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
-        "parity": {p.output: {"max_abs_error": p.error, "cosine": p.cosine} for p in parities},
-    }
-
-
-@contextmanager
-def _stage(title: str, log: Log) -> Iterator[None]:
-    start = time.perf_counter()
-    log(f"{title} ...")
-    yield
-    log(f"    {time.perf_counter() - start:.1f} s")
+            key = {
+                "step": asdict(step),
+                "graph": sha256(graph).hexdigest(),
+                "ranges": ranges,
+                "origin": asdict(builder.origin),
+            }
+            made = {step.file: graph, **work.once(engine_title(step.name), f"engine-{step.name}", key, build)}
+        plan.append(step)
+        files |= made
+    return tuple(plan), files

@@ -17,7 +17,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +30,8 @@ MANIFEST = "manifest.json"
 SIGNATURE = MANIFEST + ".sig"  # where ssh-keygen puts the signature of the manifest
 TARGETS = ("cpu", "rtx", "tensorrt")
 KERNELS = {"cross_modal_attention": (4, 1)}  # what a plan may launch: name to the number of its inputs and outputs
+PLUGINS = ("ahead_of_time", "python")  # how an engine may hold our kernel: see psamf_edge.kernels.plugin
+Named = tuple[str | None, ...]  # the files that a step of the plan names
 DEFAULT_BUNDLE = Path(__file__).parent / "data" / "default.psamf"
 
 MAX_MANIFEST_BYTES = 1 << 20  # ours are about 8 KB
@@ -54,7 +56,8 @@ class PlanSegment:
 
     when: the modality whose presence the segment needs, or None if it always runs.
     file: the ONNX file.
-    engine: the engine built from that file, in bundles for a GPU.
+    engine: the engine built from that file, in bundles for a GPU that carry engines.
+    plugin: the file has our kernel as a node that only a TensorRT plugin can run; one of PLUGINS, as its engine has it.
     """
 
     name: str
@@ -63,6 +66,7 @@ class PlanSegment:
     outputs: tuple[str, ...]
     when: str | None = None
     engine: str | None = None
+    plugin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ class EngineOrigin:
 
     flavour: str  # "tensorrt_rtx" or "tensorrt"
     version: str
-    devices: str  # the compute capabilities it was built for, in words
+    devices: str  # the GPUs it was built for, in words
+    capability: str | None = None  # their compute capability, as "8.7"; None where it does not matter
+    options: str | None = None  # how it was built, where that is not the default
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,11 @@ class Bundle:
         if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise _damaged(self.path / name, "does not have the SHA-256 that the manifest gives")
         return content
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether the plan holds our CUDA kernel, as a launch or as a plugin, which nothing but a GPU can run."""
+        return any(isinstance(step, PlanKernel) or step.plugin is not None for step in self.plan)
 
     def verify(self) -> None:
         """Read and check every file, also those that scoring never opens. Raises IntegrityError."""
@@ -270,7 +281,8 @@ def _parse(manifest: _Reader, sha256: str) -> Bundle:
     engines = None
     if manifest.raw.get("engines") is not None:
         origin = manifest.inside("engines")
-        engines = EngineOrigin(**{field.name: origin.get(field.name, str) for field in fields(EngineOrigin)})
+        named = {field.name: str if field.default is MISSING else (str, type(None)) for field in fields(EngineOrigin)}
+        engines = EngineOrigin(**{name: origin.get(name, kind) for name, kind in named.items()})
     target = manifest.get("target", str)
     if target not in TARGETS:
         raise manifest.error(f"has target {target[:40]!r}; allowed are {', '.join(TARGETS)}")
@@ -281,7 +293,7 @@ def _parse(manifest: _Reader, sha256: str) -> Bundle:
         target=target,
         precision=manifest.get("precision", str),
         files=MappingProxyType(files),
-        plan=_parse_plan(manifest, files, engines),
+        plan=_parse_plan(manifest, files, engines, target),
         shapes=_parse_shapes(manifest.inside("shapes")),
         engines=engines,
         provenance=MappingProxyType(manifest.get("provenance", dict)),
@@ -318,9 +330,9 @@ def is_plain_name(name: str) -> bool:
 
 
 def _parse_plan(
-    manifest: _Reader, files: dict[str, FileEntry], engines: EngineOrigin | None
+    manifest: _Reader, files: dict[str, FileEntry], engines: EngineOrigin | None, target: str
 ) -> tuple[PlanSegment | PlanKernel, ...]:
-    plan: list[PlanSegment | PlanKernel] = []
+    plan = []
     listed = manifest.get("plan", list)
     if len(listed) > MAX_STEPS:
         raise manifest.error(f"has a 'plan' of {len(listed)} steps; at most {MAX_STEPS} are allowed")
@@ -329,9 +341,9 @@ def _parse_plan(
             raise manifest.error(f"has no valid 'plan[{index}]'")
         entry = _Reader(manifest.path, raw, f"plan[{index}].")
         if "kernel" in raw:
-            step, named = _parse_kernel(entry, engines)
+            step, named = _parse_kernel(entry, target)
         else:
-            step, named = _parse_segment(entry, engines)
+            step, named = _parse_segment(entry, engines, target)
         for name in named:
             if name is not None and name not in files:
                 raise entry.error(f"names {name[:80]!r} in 'plan[{index}]' but does not list it in 'files'")
@@ -343,9 +355,9 @@ def _parse_plan(
     return tuple(plan)
 
 
-def _parse_segment(entry: _Reader, engines: EngineOrigin | None) -> tuple[PlanSegment, tuple[str | None, ...]]:
+def _parse_segment(entry: _Reader, engines: EngineOrigin | None, target: str) -> tuple[PlanSegment, Named]:
     """One segment, and the files that it names."""
-    optional = {key: entry.get(key, (str, type(None))) for key in ("when", "engine")}
+    optional = {key: entry.get(key, (str, type(None))) for key in ("when", "engine", "plugin")}
     segment = PlanSegment(
         entry.get("name", str), entry.get("file", str), entry.names("inputs"), entry.names("outputs"), **optional
     )
@@ -354,10 +366,12 @@ def _parse_segment(entry: _Reader, engines: EngineOrigin | None) -> tuple[PlanSe
         raise entry.error(f"has no valid '{where}.when'; allowed are null, {', '.join(MODALITIES)}")
     if (segment.engine is None) != (engines is None):
         raise entry.error(f"names an engine for some of 'plan' and 'engines' but not for all, as in {where}")
+    if segment.plugin is not None and (segment.plugin not in PLUGINS or target != "tensorrt"):
+        raise entry.error(f"has no valid '{where}.plugin'; allowed are null and, for tensorrt, {', '.join(PLUGINS)}")
     return segment, (segment.file, segment.engine)
 
 
-def _parse_kernel(entry: _Reader, engines: EngineOrigin | None) -> tuple[PlanKernel, tuple[str | None, ...]]:
+def _parse_kernel(entry: _Reader, target: str) -> tuple[PlanKernel, Named]:
     """One kernel, and the files that it names."""
     where = entry.where.removesuffix(".")
     kernel = PlanKernel(
@@ -373,8 +387,8 @@ def _parse_kernel(entry: _Reader, engines: EngineOrigin | None) -> tuple[PlanKer
     if (len(kernel.inputs), len(kernel.outputs)) != KERNELS[kernel.kernel]:
         given, taken = KERNELS[kernel.kernel]
         raise entry.error(f"gives {where} another number of tensors than the {given} and {taken} of {kernel.kernel}")
-    if engines is None:
-        raise entry.error(f"has a kernel in {where} but no engines: a kernel runs on a GPU, between engines")
+    if target == "cpu":
+        raise entry.error(f"has a kernel in {where} for the cpu: a kernel runs on a GPU, between engines")
     return kernel, (kernel.weights, kernel.code)
 
 

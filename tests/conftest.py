@@ -16,6 +16,13 @@ VOCABULARY += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]  # so t
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "compile" / "weights" / "default"
 
 
+@pytest.fixture(autouse=True)
+def engine_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache of engines for each test, in the place of the user's own."""
+    monkeypatch.setenv("PSAMF_EDGE_CACHE", str(tmp_path / "engine-cache"))
+    return tmp_path / "engine-cache"
+
+
 @dataclass(frozen=True)
 class Exported:
     """The tiny student's segments, and each one's float32 ONNX model by name."""
@@ -74,6 +81,15 @@ def compile_tiny(tiny_weights: Path, tiny_export: Exported, tmp_path_factory: py
         return made[target, precision]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def kernel_student(tiny_weights: Path, tiny_export: Exported, tmp_path_factory: pytest.TempPathFactory):
+    """The tiny student in the kernel's sizes: see kernel_student.py."""
+    pytest.importorskip("torch")
+    from kernel_student import make_kernel_student
+
+    return make_kernel_student(tiny_weights, tiny_export, tmp_path_factory.mktemp("kernel"))
 
 
 @pytest.fixture(scope="session")

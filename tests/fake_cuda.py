@@ -25,8 +25,8 @@ class CudaBindings:
     """cuda.bindings.driver: each function returns its result code and then its values."""
 
     CUdevice_attribute = SimpleNamespace(
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=8,
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=7,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major",
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
         CU_DEVICE_ATTRIBUTE_INTEGRATED="integrated",
         CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY=1,
     )
@@ -56,7 +56,9 @@ class CudaBindings:
         return 0
 
     def _cuDeviceGetAttribute(self, attribute, device):  # noqa: N802
-        return int(self.gpu.integrated) if attribute == "integrated" else attribute
+        major, minor = self.gpu.capability
+        known = {"integrated": int(self.gpu.integrated), "major": major, "minor": minor}
+        return known.get(attribute, attribute)
 
     def _cuDevicePrimaryCtxRetain(self, device):  # noqa: N802
         self.gpu.contexts_held += 1

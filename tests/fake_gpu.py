@@ -98,6 +98,7 @@ class FakeGpu:
 
     def __init__(self, integrated: bool = False) -> None:
         self.integrated = integrated
+        self.capability = (8, 7)
         self.calls: list[tuple] = []
         self.fail: dict[str, Code] = {}
         self.memory: dict[int, ctypes.Array] = {}  # on the device

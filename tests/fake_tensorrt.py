@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from fake_gpu import FakeGpu, Work
+from fake_tensorrt_builder import BuilderState, add_builder, install_plugins, split_engine
 
 from psamf_edge.backends.sessions import open_session
 
@@ -30,13 +31,28 @@ class FakeTensorRT:
     def __init__(self, gpu: FakeGpu) -> None:
         self.gpu = gpu
         self.refuse = ""
+        self.refuse_next = 0  # so many of the next engines do not load
+        self.builder = BuilderState()
         self.contexts: weakref.WeakSet[Context] = weakref.WeakSet()
         self.host_code_allowed = False
+        self.runtime_caches: list[RuntimeCache] = []
 
-    def install(self, patch: pytest.MonkeyPatch, flavour: str = "tensorrt_rtx") -> None:
-        patch.setitem(sys.modules, flavour, self.module(flavour))
+    def install(
+        self,
+        patch: pytest.MonkeyPatch,
+        flavour: str = "tensorrt_rtx",
+        version: str = VERSION,
+        ahead_of_time: bool = True,
+    ) -> ModuleType:
+        """Put it in the place of a flavour; ahead_of_time: full TensorRT has `tensorrt.plugin`."""
+        module = self.module(flavour, version)
+        patch.setitem(sys.modules, flavour, module)
+        patch.setitem(sys.modules, f"{flavour}.plugin", None)
+        if flavour == "tensorrt" and ahead_of_time:
+            install_plugins(module, self.builder, patch)
+        return module
 
-    def module(self, flavour: str) -> ModuleType:
+    def module(self, flavour: str, version: str) -> ModuleType:
         state = self
 
         class Logger:
@@ -52,17 +68,23 @@ class FakeTensorRT:
                 object.__setattr__(self, key, value)
 
             def deserialize_cuda_engine(self, content):
-                if state.refuse == "engine":
+                head, model = split_engine(content)
+                state.refuse_next -= 1
+                if state.refuse == "engine" or state.refuse_next >= 0 or head.get("version", version) != version:
                     self._logger.log(Logger.INFO, "chatter")
                     self._logger.log(Logger.ERROR, "the magic tag does not match")
                     return None
-                return Engine(state, content, flavour == "tensorrt_rtx")
+                if head.get("plugin") == "python" and not state.builder.creators:
+                    self._logger.log(Logger.ERROR, "Cannot find plugin: CrossModalAttention, version: 1, psamf")
+                    return None
+                return Engine(state, model, flavour == "tensorrt_rtx")
 
         module = ModuleType(flavour)
         module.__dict__.update(
-            __version__=VERSION, ILogger=Logger, Runtime=Runtime, nptype=lambda kind: kind,
+            __version__=version, ILogger=Logger, Runtime=Runtime, nptype=lambda kind: kind,
             ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=Strategy.USER_MANAGED),
         )  # fmt: skip
+        add_builder(module, state.builder, flavour == "tensorrt_rtx")
         if flavour == "tensorrt_rtx":
             module.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
         return module
@@ -77,8 +99,34 @@ class RuntimeConfig:
 
     strategy, dynamic_shapes_kernel_specialization_strategy = None, "lazy"
 
+    def __init__(self, state: FakeTensorRT) -> None:
+        self._state = state
+        self.cache: RuntimeCache | None = None
+
     def set_execution_context_allocation_strategy(self, strategy) -> None:
         self.strategy = strategy
+
+    def create_runtime_cache(self):
+        self._state.runtime_caches.append(RuntimeCache())
+        return self._state.runtime_caches[-1]
+
+    def set_runtime_cache(self, cache) -> None:
+        self.cache = cache
+
+
+class RuntimeCache:
+    """TensorRT-RTX's IRuntimeCache: a context compiles what is not in it."""
+
+    def __init__(self) -> None:
+        self.content = b""
+        self.compiled = 0
+
+    def deserialize(self, content) -> bool:
+        self.content = bytes(content)
+        return True
+
+    def serialize(self):
+        return memoryview(self.content)
 
 
 class Engine:
@@ -99,11 +147,14 @@ class Engine:
 
     def create_runtime_config(self):
         assert self._rtx
-        return RuntimeConfig()
+        return RuntimeConfig(self.state)
 
     def create_execution_context(self, how):
         if self._rtx:
             assert how.dynamic_shapes_kernel_specialization_strategy == "eager"
+            if not how.cache.content:
+                how.cache.compiled += 1
+                how.cache.content = f"kernels of {next(iter(self.inputs))}".encode()
             how = how.strategy
         assert how is Strategy.USER_MANAGED
         if self.state.refuse == "context":

@@ -19,7 +19,7 @@ class KernelStudent:
     student: object
     segments: list
     models: dict
-    compile: Callable[..., Bundle]  # (target, precision, fusion) to a bundle, cached
+    compile: Callable[..., Bundle]  # (target, precision, fusion[, label or "no engines"]) to a bundle, cached
 
 
 def make_kernel_student(tiny_weights: Path, tiny_export, directory: Path) -> KernelStudent:
@@ -45,13 +45,16 @@ def make_kernel_student(tiny_weights: Path, tiny_export, directory: Path) -> Ker
     models = {"text": tiny_export.models["text"], **models}
     made: dict[tuple, Bundle] = {}
 
-    def build(*how: str) -> Bundle:
+    def build(*how: str | None) -> Bundle:
         if how not in made:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(onnx_export, "export", lambda segment: models[segment.plan.name])
-                target, precision, fusion = how
-                output = directory / f"{'-'.join(how)}.psamf"
-                made[how] = compile_bundle(weights, output, target, precision, name="kernel", fusion=fusion)
+                target, precision, fusion, *_ = how
+                output = directory / f"{'-'.join(map(str, how))}.psamf"
+                engines = "no engines" not in how
+                made[how] = compile_bundle(
+                    weights, output, target, precision, name="kernel", fusion=fusion, engines=engines
+                )
         return made[how]
 
     return KernelStudent(student, segments, models, build)

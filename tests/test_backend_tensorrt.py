@@ -251,7 +251,7 @@ def test_several_threads_take_turns(engine_bundle: Bundle, tiny_bundle: Bundle, 
 @pytest.mark.parametrize(("refuse", "error"), [("engine", IntegrityError), ("context", IntegrityError)])
 def test_none_becomes_an_error_with_the_log(engine_bundle: Bundle, gpu, trt, refuse: str, error: type) -> None:
     trt.refuse = refuse
-    with pytest.raises(error, match=r"text\.engine") as caught:
+    with pytest.raises(error, match="engine of the segment text") as caught:
         open_backend(engine_bundle, "cuda")
     if refuse == "engine":
         assert "the magic tag does not match" in str(caught.value)
@@ -349,12 +349,10 @@ def test_missing_packages_are_named(engine_bundle: Bundle, gpu, trt, monkeypatch
         open_backend(engine_bundle, "cuda")
 
 
-def test_engines_of_another_version_or_flavour(engine_bundle: Bundle, gpu, trt) -> None:
+def test_engines_of_another_version_or_an_unknown_flavour(engine_bundle: Bundle, gpu, trt) -> None:
     other = replace(engine_bundle, engines=replace(engine_bundle.engines, version="1.6.0"))
-    with pytest.raises(IntegrityError, match=r"1\.6\.0.*compile"):
-        open_backend(other, "cuda")
-    with pytest.raises(IntegrityError, match=r"1\.6\.0"):  # not a missing thing, so auto must not hide it
-        open_backend(other, "auto")
+    with open_backend(other, "cuda") as backend:  # built anew: test_engine_source.py
+        assert "1.6.0" in backend.note
     for flavour in ("os", "tensorrt_rtx.evil"):  # a manifest must not choose what is imported
         with pytest.raises(IntegrityError, match="flavour"):
             open_backend(replace(engine_bundle, engines=EngineOrigin(flavour, VERSION, "")), "cuda")

@@ -248,13 +248,41 @@ def test_wrong_kernels(kernel_bundle: Bundle, change, message: str) -> None:
         open_bundle(kernel_bundle.path)
 
 
-def test_a_kernel_needs_engines_around_it(kernel_bundle: Bundle) -> None:
+def test_a_kernel_runs_on_a_gpu_with_engines_in_the_bundle_or_without(kernel_bundle: Bundle) -> None:
     def drop_engines(raw: dict) -> None:
         raw.update(engines=None)
         raw["plan"][0].update(engine=None)
 
     rewrite(kernel_bundle, drop_engines)
-    with pytest.raises(IntegrityError, match=r"kernel in plan\[1\] but no engines"):
+    opened = open_bundle(kernel_bundle.path)
+    assert (opened.engines, opened.plan[0].engine, opened.needs_gpu) == (None, None, True)
+    rewrite(kernel_bundle, lambda raw: raw.update(target="cpu"))
+    with pytest.raises(IntegrityError, match=r"has a kernel in plan\[1\] for the cpu"):
+        open_bundle(kernel_bundle.path)
+
+
+@pytest.mark.parametrize("plugin", ["ahead_of_time", "python"])
+def test_a_plugin_is_for_tensorrt_alone(kernel_bundle: Bundle, plugin: str) -> None:
+    rewrite(kernel_bundle, lambda raw: raw["plan"][0].update(plugin=plugin))
+    with pytest.raises(
+        IntegrityError, match=r"plan\[0\]\.plugin'; allowed are null and, for tensorrt, ahead_of_time, py"
+    ):
+        open_bundle(kernel_bundle.path)
+    rewrite(kernel_bundle, lambda raw: raw.update(target="tensorrt", plan=raw["plan"][:1]))
+    opened = open_bundle(kernel_bundle.path)
+    assert (opened.plan[0].plugin, opened.needs_gpu) == (plugin, True)
+    for wrong in ("lua", 3):
+        rewrite(kernel_bundle, lambda raw, wrong=wrong: raw["plan"][0].update(plugin=wrong))
+        with pytest.raises(IntegrityError, match=r"plan\[0\]\.plugin"):
+            open_bundle(kernel_bundle.path)
+
+
+@pytest.mark.parametrize("key", ["capability", "options"])
+def test_what_engines_may_say_of_themselves(kernel_bundle: Bundle, key: str) -> None:
+    rewrite(kernel_bundle, lambda raw: raw["engines"].pop(key))  # as an earlier version wrote it
+    assert getattr(open_bundle(kernel_bundle.path).engines, key) is None
+    rewrite(kernel_bundle, lambda raw: raw["engines"].update({key: 8.7}))
+    with pytest.raises(IntegrityError, match=f"engines.{key}"):
         open_bundle(kernel_bundle.path)
 
 

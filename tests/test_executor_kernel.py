@@ -44,7 +44,7 @@ def weights(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def bundles(weights: Path, tmp_path_factory: pytest.TempPathFactory):
     """`psamf-edge compile --target rtx`, but the engines are the ONNX files: f(precision) -> Bundle."""
     from psamf_edge.compile.command import compile_bundle
-    from psamf_edge.compile.engines import builder
+    from psamf_edge.compile.engines import target
     from psamf_edge.compile.export import onnx_export
 
     directory, exported, made = tmp_path_factory.mktemp("kernel_bundles"), {}, {}
@@ -53,9 +53,12 @@ def bundles(weights: Path, tmp_path_factory: pytest.TempPathFactory):
     class Builder:
         origin = EngineOrigin("tensorrt_rtx", VERSION, "the stand-in")
 
-        def __init__(self, target: str) -> None: ...
+        def __init__(self, target: str, options: object) -> None: ...
 
-        def build(self, model: bytes, name: str, ranges: dict) -> bytes:
+        def unsupported(self, model: bytes, plugin: str | None) -> list:
+            return []
+
+        def build(self, model: bytes, name: str, ranges: dict, plugin: str | None) -> bytes:
             return model
 
     def export_once(segment):
@@ -64,7 +67,7 @@ def bundles(weights: Path, tmp_path_factory: pytest.TempPathFactory):
     def build(precision: str) -> Bundle:
         if precision not in made:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(builder, "EngineBuilder", Builder)
+                patch.setattr(target, "open_builder", Builder)
                 patch.setattr(onnx_export, "export", export_once)
                 made[precision] = compile_bundle(weights, directory / f"{precision}.psamf", "rtx", precision)
         return made[precision]

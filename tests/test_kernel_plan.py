@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from kernel_student import KernelStudent, make_kernel_student
+from kernel_student import KernelStudent
 
 from psamf_edge.backends.sessions import open_session
 from psamf_edge.bundle import PlanKernel, PlanSegment
@@ -35,8 +35,8 @@ SIZES = [(1, 1, 1), (7, 41, 13), (50, 1000, 100), (128, 3000, 300)]  # tokens, h
 
 
 @pytest.fixture(scope="module")
-def made(tiny_weights, tiny_export, tmp_path_factory) -> KernelStudent:
-    return make_kernel_student(tiny_weights, tiny_export, tmp_path_factory.mktemp("kernel"))
+def made(kernel_student: KernelStudent) -> KernelStudent:
+    return kernel_student
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_int8_weights_are_signed_and_by_channel(fusion) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_every_segment_builds_with_the_kernel_and_without(made: KernelStudent, fusion, precision: str) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx")
-    from psamf_edge.compile.engines.builder import EngineBuilder
+    from psamf_edge.backends.engine_builder import EngineBuilder
 
     bundle = made.compile("rtx", precision, "kernel")
     assert [step.name for step in bundle.plan] == ["text", "audio", "face", "query", "cross_modal_attention", "score"]
@@ -192,7 +192,7 @@ def test_every_segment_builds_with_the_kernel_and_without(made: KernelStudent, f
     check_plan(bundle)
     engines = [bundle.read(step.engine) for step in bundle.plan if isinstance(step, PlanSegment)]
     whole = lower(fusion.model, "fusion", precision, "rtx").SerializeToString()
-    engines.append(EngineBuilder("rtx").build(whole, "fusion", fusion.segment.ranges))
+    engines.append(EngineBuilder("tensorrt_rtx").build(whole, "fusion", fusion.segment.ranges))
     assert all(len(engine) > 10_000 for engine in engines)  # native code, and not an empty plan
 
 
@@ -219,8 +219,8 @@ def test_the_default_student_builds(tmp_path, precision: str) -> None:
 def test_the_kernel_is_refused_where_it_does_not_fit(tiny_weights, tmp_path) -> None:
     with pytest.raises(UsageError, match=r"nothing to choose for cpu"):
         compile_bundle(tiny_weights, tmp_path / "out.psamf", "cpu", fusion="kernel")
-    with pytest.raises(UsageError, match=r"no fusion plugin: it is one of kernel, graph"):
-        compile_bundle(tiny_weights, tmp_path / "out.psamf", "rtx", fusion="plugin")
+    with pytest.raises(UsageError, match=r"no fusion magic: it is one of kernel, graph, plugin"):
+        compile_bundle(tiny_weights, tmp_path / "out.psamf", "rtx", fusion="magic")
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx")
     with pytest.raises(
         UsageError, match=r"width of 64 with 2 heads, and the student has 16 with 2: use --fusion graph"

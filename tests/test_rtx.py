@@ -10,8 +10,7 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip i
 pytest.importorskip("torch")
 
 from psamf_edge.backends import open_backend
-from psamf_edge.compile.engines.builder import EngineBuilder
-from psamf_edge.compile.export import ExportError
+from psamf_edge.backends.engine_builder import BuildError, EngineBuilder
 from psamf_edge.compile.export.precision import lower
 from psamf_edge.errors import MissingDependencyError
 
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.trt
 
 @pytest.fixture(scope="module")
 def builder() -> EngineBuilder:
-    return EngineBuilder("rtx")
+    return EngineBuilder("tensorrt_rtx")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -33,7 +32,7 @@ def test_every_segment_builds(builder: EngineBuilder, tiny_export, name: str, pr
 
 
 def test_a_model_that_does_not_parse(builder: EngineBuilder) -> None:
-    with pytest.raises(ExportError, match="segment junk does not parse"):
+    with pytest.raises(BuildError, match="segment junk does not parse"):
         builder.build(b"junk", "junk", {})
 
 
@@ -43,13 +42,13 @@ def test_a_model_with_an_unknown_operator(builder: EngineBuilder) -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("NoSuchOp", ["x"], ["y"])], "g", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    with pytest.raises(ExportError, match="NoSuchOp"):
+    with pytest.raises(BuildError, match="NoSuchOp"):
         builder.build(model.SerializeToString(), "odd", {})
 
 
 def test_a_range_that_cannot_be(builder: EngineBuilder, tiny_export) -> None:
     segment = tiny_export.segments[0]
-    with pytest.raises(ExportError):
+    with pytest.raises(BuildError):
         builder.build(tiny_export.models["text"].SerializeToString(), "text", segment.ranges | {"tokens": (9, 5, 1)})
 
 

@@ -37,16 +37,20 @@ USED = {
     "module": {
         "Builder", "BuilderFlag", "DataType", "DimsExprs", "DynamicShapesKernelSpecializationStrategy",
         "ExecutionContextAllocationStrategy", "ILogger", "IPluginCreatorV3One", "IPluginV3", "IPluginV3OneBuild",
-        "IPluginV3OneCore", "IPluginV3OneRuntime", "NetworkDefinitionCreationFlag", "OnnxParser",
+        "IPluginV3OneCore", "IPluginV3OneRuntime", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
         "PluginFieldCollection", "Runtime", "TensorFormat", "__name__", "__version__", "get_plugin_registry", "nptype",
     },
     "Builder": {
         "build_serialized_network", "create_builder_config", "create_network", "create_optimization_profile",
+        "max_threads",
     },
     "DataType": {"FLOAT", "HALF", "INT32"},
     "DynamicShapesKernelSpecializationStrategy": {"EAGER"},
     "ExecutionContextAllocationStrategy": {"USER_MANAGED"},
-    "IBuilderConfig": {"add_optimization_profile", "set_flag"},
+    "IBuilderConfig": {
+        "add_optimization_profile", "create_timing_cache", "get_timing_cache", "max_aux_streams", "set_flag",
+        "set_memory_pool_limit", "set_timing_cache",
+    },
     "BuilderFlag": {"REQUIRE_USER_ALLOCATION"},
     "ICudaEngine": {
         "create_execution_context", "create_runtime_config", "device_memory_size_v2", "get_tensor_dtype",
@@ -58,12 +62,20 @@ USED = {
     },
     "IExprBuilder": {"constant"},
     "ILogger": {"ERROR", "INTERNAL_ERROR", "WARNING"},
+    "INetworkDefinition": {"get_input", "num_inputs"},
     "IOptimizationProfile": {"set_shape"},
+    "IPluginRegistry": {"deregister_creator"},
+    "IRuntimeCache": {"deserialize", "serialize"},
     "IRuntimeConfig": {
-        "dynamic_shapes_kernel_specialization_strategy", "set_execution_context_allocation_strategy",
+        "create_runtime_cache", "dynamic_shapes_kernel_specialization_strategy",
+        "set_execution_context_allocation_strategy", "set_runtime_cache",
     },
+    "ITensor": {"get_dimension_name", "name", "shape"},
+    "ITimingCache": {"serialize"},
+    "MemoryPoolType": {"WORKSPACE"},
     "NetworkDefinitionCreationFlag": {"STRONGLY_TYPED"},
-    "OnnxParser": {"get_error", "num_errors", "parse"},
+    "OnnxParser": {"get_error", "num_errors", "parse", "supports_model_v2"},
+    "ParserError": {"desc", "node_name", "node_operator"},
     "Runtime": {"deserialize_cuda_engine"},
     "TensorFormat": {"LINEAR"},
 }  # fmt: skip
@@ -75,7 +87,7 @@ ASKED_FIRST = {
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
 }  # fmt: skip
 BEHIND_THEM = {"ICudaEngine.create_runtime_config", "DynamicShapesKernelSpecializationStrategy.EAGER"}
-BEHIND_THEM |= {f"IRuntimeConfig.{name}" for name in USED["IRuntimeConfig"]}
+BEHIND_THEM |= {f"{kind}.{name}" for kind in ("IRuntimeCache", "IRuntimeConfig") for name in USED[kind]}
 
 
 def test_the_versions_that_devices_have_are_recorded() -> None:

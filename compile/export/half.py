@@ -17,14 +17,15 @@ FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 FLOAT32_OPERATORS = {"LayerNormalization", "Softmax", "ReduceSum", "ReduceMean", "Pow", "Sqrt", "Cast", "Constant"}
 
 
-def to_half(model: onnx.ModelProto, borders: Collection[str] = ()) -> onnx.ModelProto:
+def to_half(model: onnx.ModelProto, borders: Collection[str] = (), kept: Collection[str] = ()) -> onnx.ModelProto:
     """The same model, computing in float16 all that float16 can bear.
 
     borders: the inputs and outputs that become float16 too, as a kernel between two segments wants them; all others
         keep their types.
+    kept: the names of nodes that stay float32 whatever they could bear.
     """
     types = _element_types(model)
-    exact = _normalisation(model)
+    exact = _normalisation(model) | set(kept)
     weights = {weight.name: weight for weight in model.graph.initializer}
     given, made_last = ([_typed(value, borders) for value in side] for side in (model.graph.input, model.graph.output))
     outputs = {value.name: value.type.tensor_type.elem_type for value in made_last}

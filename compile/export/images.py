@@ -29,7 +29,7 @@ def convolve_images(model: onnx.ModelProto) -> onnx.ModelProto:
     taken: set[str] = set()  # outputs of nodes that an image has replaced
     for node in graph.node:
         chain = _chain(node, readers)
-        if chain is not None:
+        if chain is not None and len(weights[chain[1].input[1]].dims) == 3:  # (d, C, K): it is no image yet
             _, convolution, last = chain
             taken.update([*convolution.output, *last.output])
             weight = weights[convolution.input[1]]

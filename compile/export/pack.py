@@ -41,7 +41,9 @@ class BundleContent:
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write_bundle(path: Path, content: BundleContent, files: Mapping[str, bytes], force: bool = False) -> Bundle:
+def write_bundle(
+    path: Path, content: BundleContent, files: Mapping[str, bytes], force: bool = False, beside: Path | None = None
+) -> Bundle:
     """Write a bundle beside `path`, sync it, read it back, and only then rename it into place.
 
     Args:
@@ -49,6 +51,7 @@ def write_bundle(path: Path, content: BundleContent, files: Mapping[str, bytes],
         content: the manifest.
         files: name to bytes, of every file.
         force: put it in the place of a bundle that is already there.
+        beside: folder on the same file system to write in first; None for the one that `path` is in.
 
     Returns:
         The bundle, opened and verified.
@@ -63,7 +66,7 @@ def write_bundle(path: Path, content: BundleContent, files: Mapping[str, bytes],
     entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()}
     manifest = {"schema": SCHEMA, **asdict(content), "files": entries}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".psamf-") as scratch:
+    with tempfile.TemporaryDirectory(dir=beside or path.parent, prefix=".psamf-") as scratch:
         fresh = Path(scratch) / "new"
         fresh.mkdir()
         for name, data in files.items():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnxruntime as ort
 import torch
 
-from psamf_edge.backends.sessions import open_session
+from psamf_edge.backends.sessions import StrictSession
 from psamf_edge.compile.export.cross_modal_op import reference
 from psamf_edge.compile.export.partition import KernelPart, Part, SegmentPart
 from psamf_edge.compile.export.precision import lower
+from psamf_edge.compile.export.preflight import load
 
+FLOATS = {"tensor(float16)": np.float16, "tensor(float)": np.float32}  # what crosses a cut may be the other of the two
 RunKernel = Callable[[KernelPart, list[np.ndarray]], np.ndarray]  # its inputs in order to its output
 
 
@@ -23,11 +25,11 @@ def kernel_tensors(parts: Sequence[Part]) -> set[str]:
     return {name for plan in kernels for name in (*plan.inputs, *plan.outputs)}
 
 
-def lower_part(part: Part, precision: str, target: str, borders: set[str]) -> Part:
-    """A part in the given precision. borders: what `kernel_tensors` gave of the whole plan."""
+def lower_part(part: Part, precision: str, target: str, borders: Collection[str], kept: Collection[str] = ()) -> Part:
+    """A part in the given precision. borders: what `kernel_tensors` gave of the whole plan. kept: see `lower`."""
     if isinstance(part, KernelPart):
         return part if precision == "fp32" else replace(part, weights=part.weights.astype(np.float16))
-    return replace(part, model=lower(part.model, part.plan.name, precision, target, borders))
+    return replace(part, model=lower(part.model, part.plan.name, precision, target, borders, kept))
 
 
 def kernel_reference(part: KernelPart, inputs: list[np.ndarray]) -> np.ndarray:
@@ -41,30 +43,42 @@ class PartsRunner:
     """Runs parts in their order: graphs by ONNX Runtime, kernels by what is given.
 
     outputs: the tensors that `run` returns.
+    kind: of the sessions. ONNX Runtime's own lets NaN and infinity pass.
     """
 
-    def __init__(self, parts: Sequence[Part], outputs: Sequence[str], run_kernel: RunKernel = kernel_reference) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        outputs: Sequence[str],
+        run_kernel: RunKernel = kernel_reference,
+        kind: type[ort.InferenceSession] = StrictSession,
+    ) -> None:
         self._parts, self._outputs, self._run_kernel = parts, outputs, run_kernel
-        self._sessions = {
-            part.plan.name: open_session(part.model.SerializeToString(), part.plan.file)
-            for part in parts
-            if isinstance(part, SegmentPart)
-        }
+        self._kind, self._sessions = kind, {}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs for these inputs, which are cast to what a graph takes."""
         tensors = dict(inputs)
         for part in self._parts:
-            if isinstance(part, KernelPart):
-                (output,) = part.plan.outputs
-                tensors[output] = self._run_kernel(part, [tensors[name] for name in part.plan.inputs])
-            else:
-                session = self._sessions[part.plan.name]
-                given = {value.name: _cast(tensors[value.name], value) for value in session.get_inputs()}
-                made = session.run(list(part.plan.outputs), given)
-                tensors.update(zip(part.plan.outputs, made, strict=True))
+            tensors.update(self.step(part, tensors))
         return [tensors[name] for name in self._outputs]
+
+    def step(self, part: Part, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What one of the parts makes of the tensors before it, by name."""
+        if isinstance(part, KernelPart):
+            (output,) = part.plan.outputs
+            return {output: self._run_kernel(part, [tensors[name] for name in part.plan.inputs])}
+        session = self._session(part)
+        given = {value.name: _cast(tensors[value.name], value) for value in session.get_inputs()}
+        return dict(zip(part.plan.outputs, session.run(list(part.plan.outputs), given), strict=True))
+
+    def _session(self, part: SegmentPart) -> ort.InferenceSession:
+        """Opened when it is first needed: a search for layers runs only some of the parts."""
+        name = part.plan.name
+        if name not in self._sessions:
+            self._sessions[name] = load(part.model, part.plan.file, self._kind)
+        return self._sessions[name]
 
 
 def _cast(array: np.ndarray, value: ort.NodeArg) -> np.ndarray:
-    return array.astype(np.float16) if value.type == "tensor(float16)" else array
+    return array.astype(FLOATS.get(value.type, array.dtype), copy=False)

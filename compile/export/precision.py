@@ -17,18 +17,24 @@ INT8_SEGMENTS = ("text", "fusion")
 
 
 def lower(
-    model: onnx.ModelProto, segment: str, precision: str, target: str = "cpu", borders: Collection[str] = ()
+    model: onnx.ModelProto,
+    segment: str,
+    precision: str,
+    target: str = "cpu",
+    borders: Collection[str] = (),
+    kept: Collection[str] = (),
 ) -> onnx.ModelProto:
     """A float32 segment in the given precision ("fp32", "fp16" or "int8").
 
     Inputs and outputs stay as they are, but for `borders`, which take the type that the arithmetic has. int8 has two
     meanings: on a CPU weights and activations are integers; on a GPU the weights are, and the arithmetic is float16.
-    Convolutions take the form that suits ONNX Runtime, but not where TensorRT lays them out itself.
+    Convolutions take the form that suits ONNX Runtime, but not where TensorRT lays them out itself. The nodes named in
+    `kept` stay one step higher: in float32, but in float16 where int8 is for a GPU.
     """
     if precision == "fp16":
-        return to_half(model, borders)
+        return to_half(model, borders, kept)
     if target != "cpu":
-        return to_half(quantise_weights(model), borders) if precision == "int8" else model
+        return to_half(quantise_weights(model, kept), borders) if precision == "int8" else model
     if precision == "int8" and segment in INT8_SEGMENTS:
-        return quantise(model)
+        return quantise(model, kept)
     return convolve_images(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
@@ -15,8 +16,8 @@ from psamf_edge.compile.export import quiet
 QUANTISED_OPERATORS = ["MatMul", "Gemm", "Gather"]
 
 
-def quantise(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with signed 8-bit weights, one scale for each output channel."""
+def quantise(model: onnx.ModelProto, kept: Collection[str] = ()) -> onnx.ModelProto:
+    """The same model with signed 8-bit weights, one scale for each output channel; nodes named `kept` stay float."""
     with (
         quiet(None),
         tempfile.TemporaryDirectory() as directory,
@@ -29,7 +30,8 @@ def quantise(model: onnx.ModelProto) -> onnx.ModelProto:
             op_types_to_quantize=QUANTISED_OPERATORS,
             per_channel=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_stacked_products(model),
+            # a Gemm is first made a MatMul of this other name
+            nodes_to_exclude=[*_stacked_products(model), *sorted(kept), *sorted(f"{name}_MatMul" for name in kept)],
             extra_options={"MatMulConstBOnly": True},
         )
         return onnx.load(target)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from psamf_edge.backends.profile import AUDIO_STEPS, FACE_STEPS, FRAMES, HOPS, SUBSETS, TOKENS, Ranges
+from psamf_edge.backends.profile import axis_ranges as ranges_up_to
 from psamf_edge.bundle import PlanSegment
 from psamf_edge.compile.export.cross_modal_op import cross_modal_attention, packed_weights, valid_lengths
 from psamf_edge.compile.model.fusion import Fusion, Stream
@@ -18,9 +20,6 @@ from psamf_edge.compile.model.student import Student, StudentConfig
 from psamf_edge.result import SCORE_LIMIT
 
 BATCH = 1  # a device scores one utterance at a time; a fixed batch lets the exporter fold most shape arithmetic away
-TOKENS, HOPS, FRAMES, SUBSETS = "tokens", "hops", "frames", "subsets"  # the dynamic axes of the inputs
-AUDIO_STEPS, FACE_STEPS = "audio_strides", "face_strides"  # what the encoders' strides leave of hops and frames
-Ranges = dict[str, tuple[int, int, int]]  # of each dynamic axis: its least, usual and greatest size
 
 
 @dataclass(frozen=True)
@@ -42,21 +41,9 @@ class ExportSegment:
 
 
 def axis_ranges(config: StudentConfig) -> Ranges:
-    """What each dynamic axis may be. Usual: a sentence of ten seconds with all modalities; greatest: 30 s of speech."""
-
-    def strided(hops: tuple[int, int, int], strides: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(math.ceil(size / math.prod(strides)) for size in hops)
-
-    hops, frames = (1, 1000, 3000), (1, 100, 300)  # of 10 ms, and of 100 ms
-    longest = min(128, config.bert.positions)  # tokens: nobody says more words than that in 30 s without a pause
-    return {
-        TOKENS: (1, min(50, longest), longest),
-        HOPS: hops,
-        FRAMES: frames,
-        SUBSETS: (1, 4, 4),  # everything, and everything but each of three
-        AUDIO_STEPS: strided(hops, config.audio_strides),
-        FACE_STEPS: strided(frames, config.face_strides),
-    }
+    """What each dynamic axis may be; the greatest is 30 s of speech, in hops of 10 ms and frames of 100 ms."""
+    tokens = min(128, config.bert.positions)  # nobody says more words than that in 30 s without a pause
+    return ranges_up_to(tokens, 3000, 300, math.prod(config.audio_strides), math.prod(config.face_strides))
 
 
 class FusionSegment(nn.Module):

@@ -6,6 +6,8 @@ channel, signed and symmetric. Activations are not touched, so that no data is n
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -13,15 +15,15 @@ from onnx import helper, numpy_helper
 GREATEST = 127  # symmetric: -128 is not used, so that the negative of a weight is as exact as the weight
 
 
-def quantise_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with int8 weights in every MatMul, Gemm and Conv that has a constant one."""
+def quantise_weights(model: onnx.ModelProto, kept: Collection[str] = ()) -> onnx.ModelProto:
+    """The same model with int8 weights in every MatMul, Gemm and Conv that has a constant one, but for those `kept`."""
     model, source = onnx.ModelProto(), model
     model.CopyFrom(source)
     weights = {weight.name: weight for weight in model.graph.initializer}
     done: dict[tuple[str, int], str] = {}  # a weight and its axis of channels to what takes its place
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        axis = _channel_axis(node, weights)
+        axis = None if node.name in kept else _channel_axis(node, weights)
         if axis is not None:
             name = node.input[1]
             if (name, axis) not in done:

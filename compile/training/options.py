@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from psamf_edge.compile.command import DEFAULT_WEIGHTS
+from psamf_edge.compile.source import DEFAULT_WEIGHTS
 from psamf_edge.errors import UsageError
 
 if TYPE_CHECKING:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Protocol
 
-from psamf_edge.bundle import Bundle, PlanKernel
+from psamf_edge.bundle import Bundle
 from psamf_edge.errors import MissingDependencyError, UsageError
 from psamf_edge.plan import Features, Outputs
 
@@ -37,14 +38,16 @@ def open_backend(bundle: Bundle, device: str = "auto", threads: int = 1) -> Back
 
     Args:
         bundle: what `open_bundle` gave.
-        device: "cpu"; "cuda", which never falls back to the CPU; or "auto": the GPU if the bundle holds engines and
-            they load here, else the CPU, with the reason in `Backend.note`, if its plan holds no CUDA kernel.
+        device: "cpu"; "cuda", which never falls back to the CPU; or "auto": the GPU if the bundle was compiled for one
+            and there is one, else the CPU, with the reason in `Backend.note`, if its plan holds no CUDA kernel.
+            TensorRT builds what engines the bundle lacks, which takes minutes, once.
         threads: for the CPU. One is fastest for short utterances.
 
     Raises:
         UsageError: an unknown device, or a bundle that the device cannot run.
         MissingDependencyError: "cuda" was asked for and something it needs is not here.
-        IntegrityError: a file of the bundle is damaged, or an engine was built by another version.
+        IntegrityError: a file of the bundle is damaged, or an engine does not load.
+        BuildError: TensorRT builds no engine of a segment.
     """
     from psamf_edge.backends.onnxruntime import OnnxRuntimeBackend
     from psamf_edge.backends.tensorrt import TensorRTBackend
@@ -54,13 +57,20 @@ def open_backend(bundle: Bundle, device: str = "auto", threads: int = 1) -> Back
     if threads < 1:
         raise UsageError(f"threads is {threads}; allowed is 1 or more.")
     if device == "cuda":
-        return TensorRTBackend(bundle) if bundle.engines else OnnxRuntimeBackend(bundle, device, threads)
+        if bundle.target != "cpu":
+            return TensorRTBackend(bundle)
+        try:
+            return OnnxRuntimeBackend(bundle, device, threads)
+        except MissingDependencyError:
+            with suppress(MissingDependencyError):  # the first lack is the one that is least to mend
+                return TensorRTBackend(bundle)
+            raise
     note = None
-    if device == "auto" and bundle.engines:
+    if device == "auto" and bundle.target != "cpu":
         try:
             return TensorRTBackend(bundle)
         except MissingDependencyError as error:
-            if any(isinstance(step, PlanKernel) for step in bundle.plan):
-                raise  # a plan with CUDA kernels in it has nowhere else to go
+            if bundle.needs_gpu:
+                raise  # a plan with our CUDA kernel in it has nowhere else to go
             note = f"Running on the CPU, although the bundle was compiled for a GPU. {error}"
     return OnnxRuntimeBackend(bundle, "cpu", threads, note)

@@ -1,8 +1,8 @@
 """One segment of the plan as a TensorRT engine, full TensorRT or TensorRT-RTX: the two share one Python API.
 
-An engine is native code for one version of one flavour. A bundle holds engines that `psamf-edge compile` built on the
-machine they run on; never run a bundle with engines from a source you do not trust (no hash can say who made it). Host
-code inside engines stays off.
+An engine is native code for one version of one flavour. Most come from the user's own cache, built on this machine; a
+bundle may hold some that `psamf-edge compile` built. Never run a bundle with engines from a source you do not trust (no
+hash can say who made it; a signature can). Host code inside engines stays off.
 
 Only calls that TensorRT 10.3, 10.13, 11 and TensorRT-RTX 1.7 all have are used, or are asked for first
 (tests/test_tensorrt_api.py).
@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from psamf_edge.backends.buckets import Range, Shapes
-from psamf_edge.bundle import Bundle, PlanSegment
+from psamf_edge.bundle import PlanSegment
 from psamf_edge.errors import InputError, IntegrityError, MissingDependencyError
 
+FLAVOURS = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}  # a bundle's target to the import name
 PACKAGES = {"tensorrt_rtx": "tensorrt-rtx", "tensorrt": "tensorrt"}  # import name to what pip calls it
 
 
@@ -47,18 +48,22 @@ class Engine:
         trt: the module of the engine's flavour.
         runtime: its Runtime.
         log: what `logger_of` gave.
-        bundle: where the engine's bytes are.
         segment: of the bundle's plan.
+        content: the engine's bytes.
+        kernels: what `compiled_kernels` gave in an earlier process, or None.
 
     Raises:
         IntegrityError: the bytes are damaged, or were built by another version or for another device.
     """
 
-    def __init__(self, trt: ModuleType, runtime: Any, log: Any, bundle: Bundle, segment: PlanSegment) -> None:
+    def __init__(
+        self, trt: ModuleType, runtime: Any, log: Any, segment: PlanSegment, content: bytes, kernels: bytes | None
+    ) -> None:
         self.plan = segment
-        self._trt, self._log, self._bundle = trt, log, bundle
+        self._trt, self._log = trt, log
+        self._kernels, self._compiled = kernels, None
         self._log.clear()
-        self._engine = runtime.deserialize_cuda_engine(bundle.read(segment.engine))
+        self._engine = runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise self._unusable()
         names = (*segment.inputs, *segment.outputs)
@@ -105,6 +110,10 @@ class Engine:
 
         return Bound(self._outputs(context), enqueue, capturable)
 
+    def compiled_kernels(self) -> bytes | None:
+        """What TensorRT-RTX has compiled for this engine on this GPU, for a later process; None for full TensorRT."""
+        return None if self._compiled is None else bytes(self._compiled.serialize())
+
     def _context(self) -> Any:
         """An execution context without scratch memory: many contexts share it, since they take turns."""
         trt, engine = self._trt, self._engine
@@ -114,6 +123,11 @@ class Engine:
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(shared)
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            if self._compiled is None:
+                self._compiled = config.create_runtime_cache()
+                if self._kernels is not None:
+                    self._compiled.deserialize(self._kernels)  # what does not fit is compiled again
+            config.set_runtime_cache(self._compiled)
             context = engine.create_execution_context(config)
         else:
             context = engine.create_execution_context(shared)
@@ -133,10 +147,7 @@ class Engine:
         return InputError(f"TensorRT failed in the segment {self.plan.name}: {self._log.text()}")
 
     def _unusable(self) -> IntegrityError:
-        return IntegrityError(
-            f"TensorRT cannot load {self.plan.engine} of {self._bundle.path}: run `psamf-edge compile` again on this"
-            f" machine. {self._log.text()}"
-        )
+        return IntegrityError(f"TensorRT cannot load the engine of the segment {self.plan.name}: {self._log.text()}")
 
 
 def load_tensorrt(flavour: str) -> ModuleType:

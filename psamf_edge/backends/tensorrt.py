@@ -7,18 +7,21 @@ TensorRT-RTX 1.7; it has not yet run on a GPU.
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from types import ModuleType, TracebackType
 
 import numpy as np
 
 from psamf_edge.backends.driver import Driver, open_driver
-from psamf_edge.backends.engines import Engine, load_tensorrt, logger_of
+from psamf_edge.backends.engine_builder import BuildOptions
+from psamf_edge.backends.engine_source import EngineSource
+from psamf_edge.backends.engines import FLAVOURS, PACKAGES, Engine, load_tensorrt, logger_of
 from psamf_edge.backends.executor import Executor
 from psamf_edge.backends.kernel_step import KernelStep
 from psamf_edge.backends.schedule import PlanStep
-from psamf_edge.bundle import Bundle, PlanKernel
-from psamf_edge.errors import IntegrityError, PsamfError, UsageError
+from psamf_edge.bundle import Bundle, PlanKernel, PlanSegment
+from psamf_edge.engine_cache import EngineCache
+from psamf_edge.errors import IntegrityError, MissingDependencyError, PsamfError, UsageError
 from psamf_edge.plan import Features, Outputs, Tensors, check_plan, score
 
 RESULTS = ("score", "log_scale")
@@ -30,32 +33,42 @@ class TensorRTBackend:
     May be used from several threads, whose utterances then take turns.
 
     Args:
-        bundle: what `open_bundle` gave, of a target with engines.
+        bundle: what `open_bundle` gave. Engines that it lacks, or that do not fit, are built and kept for the next
+            time (psamf_edge.engine_cache).
 
     Raises:
         MissingDependencyError: TensorRT, a binding of the driver, the driver or a GPU is missing.
-        IntegrityError: an engine is damaged, or was built by another flavour or version.
+        UsageError: the bundle is quantised for the CPU, or its plugin is none that this TensorRT takes.
+        IntegrityError: a file of the bundle is damaged, or an engine does not load.
+        BuildError: TensorRT builds no engine of a segment.
     """
 
     name = "tensorrt"
-    note = None
 
     def __init__(self, bundle: Bundle) -> None:
         self.precision = bundle.precision
+        self.note: str | None = None
         self._bundle = bundle
         self._lock = threading.Lock()
         self._executor: Executor | None = None
+        self._source: EngineSource | None = None
+        self._plugins = ExitStack()
         check_plan(bundle)
-        if bundle.engines is None:
-            raise UsageError(
-                f"The bundle {bundle.name} has no engines: make one with `psamf-edge compile --target rtx`."
-            )
-        trt = load_tensorrt(bundle.engines.flavour)
-        _check_version(bundle, trt)
+        trt = _import_flavour(bundle)
         self._driver: Driver | None = open_driver()
         try:
+            if bundle.target == "cpu" and bundle.precision == "int8":
+                raise UsageError(
+                    f"The bundle {bundle.name} is quantised for the CPU, which TensorRT does not run: make one with"
+                    " `psamf-edge compile --target rtx` or `tensorrt`, or use `--device cpu`."
+                )
+            self._plugins.enter_context(_plugins(bundle, trt))
+            self._source = EngineSource(
+                bundle, trt, self._driver.capability, EngineCache(), BuildOptions.from_environment()
+            )
             with self._driver.current():
-                self._executor = _load(bundle, trt, self._driver)
+                self._executor = _load(bundle, trt, self._driver, self._source)
+            self.note = self._source.note
         except BaseException:
             with suppress(PsamfError):  # what went wrong first is what counts
                 self.close()
@@ -72,13 +85,17 @@ class TensorRTBackend:
     def close(self) -> None:
         """Free graphs, contexts, engines and device memory, in that order. Closing twice is harmless."""
         with self._lock:
-            driver, executor = self._driver, self._executor
-            self._driver = self._executor = None
-            if executor is not None:
-                with driver.current():
-                    executor.close()
-            if driver is not None:
-                driver.close()
+            driver, executor, source = self._driver, self._executor, self._source
+            self._driver = self._executor = self._source = None
+            with ExitStack() as last_to_first:
+                if driver is not None:
+                    last_to_first.callback(driver.close)
+                last_to_first.callback(self._plugins.close)
+                if source is not None:
+                    last_to_first.enter_context(driver.current())
+                    if executor is not None:
+                        last_to_first.callback(executor.close)
+                    source.close()
 
     def __enter__(self) -> TensorRTBackend:
         return self
@@ -105,22 +122,41 @@ class _Collector:
         return dict.fromkeys(step.outputs)  # they stay on the device
 
 
-def _load(bundle: Bundle, trt: ModuleType, driver: Driver) -> Executor:
+def _import_flavour(bundle: Bundle) -> ModuleType:
+    """The flavour that the bundle was compiled for, or else the other: both build from the same ONNX files."""
+    named = FLAVOURS.get(bundle.target, "tensorrt") if bundle.engines is None else bundle.engines.flavour
+    has_plugin = any(isinstance(step, PlanSegment) and step.plugin is not None for step in bundle.plan)
+    try:
+        return load_tensorrt(named)
+    except MissingDependencyError:
+        for other in () if has_plugin else (flavour for flavour in PACKAGES if flavour != named):
+            with suppress(MissingDependencyError):
+                return load_tensorrt(other)
+        raise
+
+
+def _plugins(bundle: Bundle, trt: ModuleType) -> AbstractContextManager[None]:
+    """What engines need in TensorRT's registry before they load: with a plugin ahead of time, nothing."""
+    if any(isinstance(step, PlanSegment) and step.plugin is not None for step in bundle.plan):
+        from psamf_edge.kernels.plugin.registration import PYTHON, choose, registered
+
+        if choose(trt) == PYTHON:
+            return registered(trt, PYTHON)
+    return nullcontext()
+
+
+def _load(bundle: Bundle, trt: ModuleType, driver: Driver, source: EngineSource) -> Executor:
     last = bundle.plan[-1]
     if not set(RESULTS) <= set(last.outputs):
         raise IntegrityError(f"The plan of {bundle.path} is broken: its last step gives {', '.join(last.outputs)}.")
     log = logger_of(trt)
     runtime = trt.Runtime(log)
+
+    def open_engine(content: bytes, segment: PlanSegment, kernels: bytes | None) -> Engine:
+        return Engine(trt, runtime, log, segment, content, kernels)
+
     steps = [
-        KernelStep(driver, bundle, step) if isinstance(step, PlanKernel) else Engine(trt, runtime, log, bundle, step)
+        KernelStep(driver, bundle, step) if isinstance(step, PlanKernel) else source.engine(step, open_engine)
         for step in bundle.plan
     ]
     return Executor(driver, steps, RESULTS)
-
-
-def _check_version(bundle: Bundle, trt: ModuleType) -> None:
-    if bundle.engines.version != trt.__version__:
-        raise IntegrityError(
-            f"The engines of {bundle.path} were built by {bundle.engines.flavour} {bundle.engines.version}, and"
-            f" {trt.__version__} is installed here: run `psamf-edge compile` again on this machine."
-        )

@@ -37,10 +37,11 @@ C_FUNCTIONS = (
 CLASSES = (
     "Builder", "BuilderFlag", "DataType", "DimsExprs", "DynamicShapesKernelSpecializationStrategy",
     "ExecutionContextAllocationStrategy", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IExprBuilder",
-    "ILogger", "INetworkDefinition", "IOptimizationProfile", "IPluginCapability", "IPluginCreatorV3One", "IPluginV3",
-    "IPluginV3OneBuild", "IPluginV3OneCore", "IPluginV3OneRuntime", "IPluginRegistry", "IRuntimeConfig",
-    "NetworkDefinitionCreationFlag", "OnnxParser", "PluginCapabilityType", "PluginField", "PluginFieldCollection",
-    "PluginFieldCollection_", "PluginTensorDesc", "Runtime", "TensorFormat", "TensorRTPhase",
+    "IHostMemory", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IPluginCapability", "IPluginCreatorV3One",
+    "IPluginV3", "IPluginV3OneBuild", "IPluginV3OneCore", "IPluginV3OneRuntime", "IPluginRegistry", "IRuntimeCache",
+    "IRuntimeConfig", "ITensor", "ITimingCache", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
+    "ParserError", "PluginCapabilityType", "PluginField", "PluginFieldCollection", "PluginFieldCollection_",
+    "PluginTensorDesc", "Runtime", "TensorFormat", "TensorRTPhase",
 )  # fmt: skip
 
 

@@ -13,11 +13,14 @@ OBJECTS = {
     "psamf_edge/backends/engines.py": {
         "trt": MODULE, "self._trt": MODULE, "runtime": "Runtime", "context": "IExecutionContext",
         "engine": "ICudaEngine", "self._engine": "ICudaEngine", "config": "IRuntimeConfig",
+        "self._compiled": "IRuntimeCache",
     },
-    "compile/engines/builder.py": {
+    "psamf_edge/backends/engine_builder.py": {
         "trt": MODULE, "self._trt": MODULE, "self._builder": "Builder", "network": "INetworkDefinition",
-        "parser": "OnnxParser", "profile": "IOptimizationProfile", "config": "IBuilderConfig",
+        "parser": "OnnxParser", "profile": "IOptimizationProfile", "config": "IBuilderConfig", "tensor": "ITensor",
+        "config.get_timing_cache()": "ITimingCache", "error": "ParserError",
     },
+    "kernels/plugin/registration.py": {"trt": MODULE, "trt.get_plugin_registry()": "IPluginRegistry"},
     "kernels/plugin/python_plugin.py": {"trt": MODULE, "build": "IExprBuilder"},
 }  # fmt: skip
 

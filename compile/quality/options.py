@@ -1,0 +1,70 @@
+"""The options of `psamf-edge compile` that say what a precision may cost."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from psamf_edge.compile.quality.bounds import MAX_ACC2, MAX_GAP, MAX_MAE, MAX_WORST, Bounds, Quality
+from psamf_edge.errors import UsageError
+
+
+def quality_options(function: Callable) -> Callable:
+    """Add the options; the function receives them as `quality`, a Quality."""
+
+    @functools.wraps(function)
+    def command(
+        max_mae: float,
+        max_acc2: float,
+        max_gap: float,
+        max_worst: float,
+        validate: Path | None,
+        mixed: bool,
+        report: Path | None,
+        **values: Any,
+    ) -> Any:
+        _check_report(report, [path for path in (values["output"], validate) if path is not None])
+        bounds = Bounds(max_mae, max_acc2, max_gap, max_worst)
+        return function(quality=Quality(bounds, validate, mixed, report), **values)
+
+    file = click.Path(path_type=Path, dir_okay=False)
+    for option in (
+        click.option("--report", type=file, metavar="OUT.html", help="Write the comparison with fp32 as a page."),
+        click.option(
+            "--mixed",
+            is_flag=True,
+            help="Past a bound, keep the layers to blame in a higher precision (fp16 for int8 on a GPU, else fp32).",
+        ),
+        _bound("--max-worst", MAX_WORST, "And at most, in one utterance."),
+        _bound("--max-gap", MAX_GAP, "How far the scores may be from those in fp32 in the mean."),
+        _bound("--max-acc2", MAX_ACC2, "And take from their Acc-2."),
+        _bound(
+            "--max-mae", MAX_MAE, "How much the precision may add to the mean error against the labels of --validate."
+        ),
+        click.option(
+            "--validate",
+            type=file,
+            metavar="DATA.csv",
+            help="Judge the precision on these utterances, a file as `psamf-edge evaluate` takes it.  [default: a small"
+            " synthetic check set, which has no labels]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _bound(name: str, default: float, text: str) -> Callable:
+    return click.option(name, type=click.FloatRange(0), default=default, show_default=True, help=text)
+
+
+def _check_report(report: Path | None, others: list[Path]) -> None:
+    if report is None:
+        return
+    if not report.absolute().parent.is_dir():
+        raise UsageError(f"There is no folder {report.parent} to write {report.name} in; make it first.")
+    if report.resolve() in {path.resolve() for path in others}:
+        raise UsageError(f"The report would replace {report}; name another file.")

@@ -1,0 +1,211 @@
+"""The gate as stages of a compile: read the data, judge, and where a bound is broken search and mend, or refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from psamf_edge.cli.output import write_file
+from psamf_edge.compile.export.lowering import Exported
+from psamf_edge.compile.export.onnx_export import Parity
+from psamf_edge.compile.export.part_files import parts_from_files, parts_to_files
+from psamf_edge.compile.export.partition import Part
+from psamf_edge.compile.quality.bounds import PrecisionError, Quality
+from psamf_edge.compile.quality.check_set import NAME, Sample, check_set
+from psamf_edge.compile.quality.comparison import Comparison
+from psamf_edge.compile.quality.gate import (
+    DataRecord,
+    Gate,
+    Judgement,
+    comparison_lines,
+    gate_record,
+    kept_precision,
+)
+from psamf_edge.compile.quality.report import write_report
+from psamf_edge.compile.quality.sample_files import samples_from_files, samples_to_files
+from psamf_edge.compile.quality.sensitivity import Blame
+from psamf_edge.compile.source import Source
+from psamf_edge.compile.stages import JUDGE, READ
+from psamf_edge.compile.work import Work
+
+SEARCH, MEND = "search for the layers to blame", "keep layers in a higher precision"
+JUDGEMENT, FAILED = "judgement.json", "failed.json"
+LAYERS_NAMED = 10  # of the guiltiest in the terminal; the report has more
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What goes into the bundle. record: for the manifest."""
+
+    parts: list[Part]
+    parities: list[Parity]
+    record: dict[str, Any]
+
+
+class GateStages:
+    """The gate of one compile.
+
+    Args:
+        work: keeps what is finished.
+        key: what the lowered parts depend on.
+        source: the model.
+        exported: its segments in float32.
+        how: precision and target.
+        quality: data, bounds and what to do past them.
+        name: of the bundle, for the report.
+        log: takes lines.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        key: dict[str, Any],
+        source: Source,
+        exported: Sequence[Exported],
+        how: tuple[str, str],
+        quality: Quality,
+        name: str,
+        log: Log,
+    ) -> None:
+        self._work, self._source, self._exported, self._how = work, source, exported, how
+        self._quality, self._name, self._log = quality, name, log
+        self._samples, self._data = self._read()
+        self._key = {**key, "how": how, "data": asdict(self._data), "bounds": asdict(quality.bounds)}
+
+    def run(self, parts: list[Part], parities: list[Parity]) -> Checked:
+        """Judge the lowered parts, and mend them where that is asked for.
+
+        Raises:
+            PrecisionError: they are past a bound.
+        """
+        files = self._work.once(JUDGE, "judge", self._key, lambda: _to_files(self._gate().judge(parts, parities)))
+        first = last = _from_files(files, parts)
+        for line in comparison_lines(first.comparison, self._data):
+            self._log(f"    {line}")
+        found: list[Blame] = []
+        kept: list[Blame] = []
+        if first.broken:
+            for sentence in first.broken:
+                self._log(f"    {sentence}")
+            found = self._search()
+            if self._quality.mixed:
+                last, kept = self._mend(found)
+        self._report(first, last, found, kept)
+        if last.broken:
+            raise PrecisionError(self._refusal(last, kept))
+        higher = kept_precision(*self._how)
+        record = gate_record(self._data, self._quality.bounds, last.comparison, kept, higher)
+        return Checked(last.parts, last.parities, record)
+
+    def _gate(self) -> Gate:
+        return Gate(self._exported, self._source.shapes, self._samples, *self._how, self._quality.bounds)
+
+    def _read(self) -> tuple[list[Sample], DataRecord]:
+        path, source = self._quality.validate, self._source
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(source.files.items())}
+        key = {"files": hashes, "shapes": asdict(source.shapes)}
+        if path is None:
+            name = NAME
+
+            def make() -> dict[str, bytes]:
+                return {**samples_to_files(check_set(source.files["vocab.txt"], source.shapes)), FAILED: b"0"}
+
+        else:
+            from psamf_edge.compile.quality.validation_set import data_digest, read_samples
+
+            name, key["data"] = path.name, data_digest(path)
+
+            def make() -> dict[str, bytes]:
+                samples, failed = read_samples(path, source.files, source.shapes, self._log)
+                return {**samples_to_files(samples), FAILED: str(failed).encode()}
+
+        files = self._work.once(READ, "data", {**key, "name": name}, make)
+        samples = samples_from_files(files)
+        # of the features and labels themselves; of a file with clips this is not the hash of the file
+        sha256 = key.get("data") or hashlib.sha256(files["samples.npz"] + files["samples.json"]).hexdigest()
+        labelled = sum(sample.label is not None for sample in samples)
+        return samples, DataRecord(name, sha256, len(samples), labelled, int(files[FAILED]))
+
+    def _search(self) -> list[Blame]:
+        def make() -> dict[str, bytes]:
+            self._log("    each lowered alone, everything else in float32")
+            found = self._gate().search(lambda row: self._log(f"    {row}"))
+            return {"blames.json": json.dumps([asdict(blame) for blame in found]).encode()}
+
+        files = self._work.once(SEARCH, "search", self._key, make)
+        return [Blame(**{**raw, "nodes": tuple(raw["nodes"])}) for raw in json.loads(files["blames.json"])]
+
+    def _mend(self, found: list[Blame]) -> tuple[Judgement, list[Blame]]:
+        def make() -> dict[str, bytes]:
+            judgement, kept = self._gate().mend(found, lambda line: self._log(f"    {line}"))
+            numbers = json.dumps([found.index(blame) for blame in kept])
+            return {**parts_to_files(judgement.parts), **_to_files(judgement), "kept.json": numbers.encode()}
+
+        files = self._work.once(MEND, "mend", self._key, make)
+        judgement = _from_files(files, parts_from_files(files))
+        kept = [found[number] for number in json.loads(files["kept.json"])]
+        for line in comparison_lines(judgement.comparison, self._data):
+            self._log(f"    {line}")
+        self._log(
+            f"    in {kept_precision(*self._how)}: {', '.join(f'{b.part} {b.layer or str()}'.strip() for b in kept)}"
+        )
+        return judgement, kept
+
+    def _report(self, first: Judgement, last: Judgement, found: list[Blame], kept: list[Blame]) -> None:
+        if self._quality.report is not None:
+            page = write_report(
+                self._name,
+                *self._how,
+                self._data,
+                self._quality.bounds,
+                self._samples,
+                first,
+                last,
+                found,
+                kept,
+                kept_precision(*self._how),
+            )
+            write_file(self._quality.report, page)
+            self._log(f"    report: {self._quality.report}")
+
+    def _refusal(self, last: Judgement, kept: list[Blame]) -> str:
+        precision, target = self._how
+        what = f"{self._name} in {precision} for {target} is too far from float32: {'; '.join(last.broken)}."
+        if kept:
+            how = (
+                f"Keeping all its layers in {kept_precision(precision, target)} did not help: take a higher --precision"
+            )
+        else:
+            how = (
+                "Run again with --mixed to keep the layers to blame in a higher precision, or take a higher --precision"
+            )
+        return f"{what} Nothing was written. {how}, or allow more; the finished stages are kept in {self._work.folder}."
+
+
+def _to_files(judgement: Judgement) -> dict[str, bytes]:
+    raw = {
+        "parities": [asdict(parity) for parity in judgement.parities],
+        "comparison": asdict(judgement.comparison),
+        "broken": judgement.broken,
+        "exact": judgement.exact.tolist(),
+        "lowered": judgement.lowered.tolist(),
+    }
+    return {JUDGEMENT: json.dumps(raw).encode()}  # Python's own NaN and Infinity: it is read by the same code
+
+
+def _from_files(files: dict[str, bytes], parts: list[Part]) -> Judgement:
+    raw = json.loads(files[JUDGEMENT])
+    return Judgement(
+        parts,
+        [Parity(**parity) for parity in raw["parities"]],
+        Comparison(**raw["comparison"]),
+        raw["broken"],
+        np.array(raw["exact"]),
+        np.array(raw["lowered"]),
+    )

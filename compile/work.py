@@ -1,0 +1,166 @@
+"""The finished stages of a compile, kept beside its output until it is done, so that an interrupted one goes on.
+
+`OUT.psamf` has its work in `.OUT.psamf.work`, a folder with a folder for each finished stage: files, and `stage.json`
+with their hashes and the stage's key. The key is everything that the stage depends on; a stage with another key, or
+with a file that is not as it was, is done again. A stage appears whole or not at all, by a rename, whenever the process
+is killed. Who may write beside the output may also write here: it guards against accidents, and not against others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from psamf_edge.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+Files = dict[str, bytes]
+Log = Callable[[str], None]
+RECORD, LOCK = "stage.json", "lock"
+LEAST_KNOWN = 0.1  # of the expected work: from less than that, what is left would be guessed
+
+
+class Work:
+    """The work folder of one output; only one process at a time has it.
+
+    Args:
+        output: what is to be made.
+        log: takes a line for each stage.
+        expected: title of a stage to the seconds that it took the default weights on two cores. Only their proportions
+            count: what is left is reckoned from how long the stages so far took this time.
+
+    Raises:
+        UsageError: another process is making the same output, or something else has the folder's name.
+    """
+
+    def __init__(self, output: Path, log: Log = lambda line: None, expected: Mapping[str, float] | None = None) -> None:
+        self.folder = output.parent / f".{output.name}.work"
+        self._log, self._to_do = log, dict(expected or {})
+        self._began, self._total = 0, len(self._to_do)
+        self._spent = self._weighed = 0.0  # seconds that finished stages took, and that were expected of these
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise UsageError(f"{self.folder} is in the way: finished stages would be kept there, move it elsewhere.")
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = self._take_lock(output)
+        for leftover in self.folder.glob("*.new"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Further stages, as `expected`."""
+        self._to_do |= seconds
+        self._total += len(seconds)
+
+    def once(self, title: str, name: str, key: Mapping[str, Any], make: Callable[[], Files]) -> Files:
+        """The files of a stage: those of an earlier run with the same key, or what `make` gives now.
+
+        Args:
+            title: what the log says of it.
+            name: a plain name, of the folder.
+            key: JSON; all that the files depend on.
+        """
+        digest = digest_of(key)
+        with self.stage(title) as note:
+            found = self._read(name, digest)
+            if found is not None:
+                note("finished before")
+                return found
+            files = make()
+            self._write(name, digest, files)
+            return files
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Callable[[str], None]]:
+        """Say that a stage begins, what is left, and how long it took; gives a function that adds to the last line."""
+        self._began += 1
+        notes: list[str] = []
+        self._total += title not in self._to_do  # nobody foresaw it: a search, when a bound does not hold
+        self._log(f"[{self._began}/{self._total}] {title} ...{self._left(title)}")
+        start = time.perf_counter()
+        yield notes.append
+        took = time.perf_counter() - start
+        weight = self._to_do.pop(title, 0.0)
+        if not notes:
+            self._spent, self._weighed = self._spent + took, self._weighed + weight
+        self._log(f"    {took:.1f} s" + "".join(f", {note}" for note in notes))
+
+    def close(self, done: bool) -> None:
+        """Let another process have it; with `done`, remove it."""
+        if done:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+
+    def _left(self, title: str) -> str:
+        known = self._weighed >= LEAST_KNOWN * (self._weighed + sum(self._to_do.values()))
+        if not self._weighed or not known or title not in self._to_do:
+            return ""
+        seconds = sum(self._to_do.values()) * self._spent / self._weighed
+        return f"   about {seconds / 60:.0f} min left" if seconds >= 120 else f"   about {max(1, seconds):.0f} s left"
+
+    def _take_lock(self, output: Path) -> Any:
+        while True:
+            path = self.folder / LOCK
+            file = open(path, "a")  # noqa: SIM115 (held until `close`)
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.close()
+                raise UsageError(
+                    f"Another process is making {output} just now: wait for it, or choose another name with -o."
+                ) from error
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    return file
+            file.close()  # whoever had it before has finished and removed it
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+
+    def _read(self, name: str, digest: str) -> Files | None:
+        folder = self.folder / name
+        try:
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            files = {file: (folder / file).read_bytes() for file in record["files"]}
+            whole = all(hashlib.sha256(data).hexdigest() == record["files"][file] for file, data in files.items())
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return files if whole and record.get("key") == digest else None
+
+    def _write(self, name: str, digest: str, files: Files) -> None:
+        fresh = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"{name}-", suffix=".new"))
+        hashes = {}
+        for file, data in files.items():
+            _write_synced(fresh / file, data)
+            hashes[file] = hashlib.sha256(data).hexdigest()
+        _write_synced(fresh / RECORD, json.dumps({"key": digest, "files": hashes}).encode())
+        shutil.rmtree(self.folder / name, ignore_errors=True)  # of another key
+        os.rename(fresh, self.folder / name)
+
+
+def digest_of(key: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def source_digest(*folders: Path) -> str:
+    """SHA-256 of all Python files in these folders: a stage that other code made is done again."""
+    paths = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)).hexdigest()
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
