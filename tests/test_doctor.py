@@ -11,7 +11,7 @@ from psamf_edge.bundle import DEFAULT_BUNDLE
 from psamf_edge.cli.doctor import as_text, doctor
 from psamf_edge.doctor import machine, packages
 from psamf_edge.doctor.finding import STATES, Finding
-from psamf_edge.doctor.model import bundle_findings
+from psamf_edge.doctor.model import bundle_findings, cache_finding
 
 ORIN_CPU = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes asimdrdm asimddp\n"
 OLD_CPU = "model name\t: An old one\nflags\t\t: fpu sse2 avx2\n"
@@ -151,6 +151,19 @@ def test_a_damaged_bundle(monkeypatch, tmp_path):
     assert file.name in done.stdout
     (found,) = bundle_findings(tmp_path / "nothing")
     assert found.state == "broken"
+
+
+def test_where_engines_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("PSAMF_EDGE_CACHE", str(tmp_path / "not" / "yet"))
+    assert cache_finding().state == "ok"
+    (tmp_path / "kept" / "engines").mkdir(parents=True)
+    (tmp_path / "kept" / "engines" / "one").write_bytes(bytes(3_000_000))
+    monkeypatch.setenv("PSAMF_EDGE_CACHE", str(tmp_path / "kept"))
+    assert cache_finding().detail.endswith("1 files, 3.0 MB")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    found = cache_finding()
+    assert found.state == "note"
+    assert "PSAMF_EDGE_CACHE" in found.mend
 
 
 def test_the_terminal_is_safe_from_what_is_found():

@@ -1,12 +1,14 @@
-"""The bundle: whole, unchanged, and of a target that this machine can run."""
+"""The bundle: whole, unchanged, and of a target that this machine can run; and where engines built here are kept."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from psamf_edge.bundle import open_bundle
-from psamf_edge.doctor.finding import BROKEN, MISSING, OK, Finding
+from psamf_edge.doctor.finding import BROKEN, MISSING, NOTE, OK, Finding
+from psamf_edge.engine_cache import VARIABLE, default_root
 from psamf_edge.errors import PsamfError
 
 GROUP = "bundle"
@@ -32,3 +34,18 @@ def bundle_findings(path: Path | None) -> list[Finding]:
             f"pip install 'psamf-edge[{extra}]'", "running this bundle on the GPU",
         ))  # fmt: skip
     return findings
+
+
+def cache_finding() -> Finding:
+    """The folder of the engines that are built here, which need not be there yet."""
+    mend = f"export {VARIABLE}=FOLDER, one that this user may write: without it engines are built anew each time"
+    try:
+        root = default_root()
+    except RuntimeError as error:
+        return Finding(GROUP, "engine cache", NOTE, str(error), mend)
+    there = next((folder for folder in (root, *root.parents) if folder.exists()), root)
+    files = [path for path in root.rglob("*") if path.is_file()]
+    detail = f"{root}, {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB"
+    if not os.access(there, os.W_OK):
+        return Finding(GROUP, "engine cache", NOTE, f"{detail}; it cannot be written", mend)
+    return Finding(GROUP, "engine cache", OK, detail)
