@@ -23,6 +23,42 @@ def engine_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "engine-cache"
 
 
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch):
+    """A stand-in GPU behind cuda-bindings."""
+    from fake_cuda import install_cuda_bindings
+    from fake_gpu import FakeGpu
+
+    stand_in = FakeGpu()
+    install_cuda_bindings(stand_in, monkeypatch)
+    return stand_in
+
+
+@pytest.fixture
+def trt(gpu, monkeypatch: pytest.MonkeyPatch):
+    """A stand-in TensorRT on that GPU."""
+    from fake_tensorrt import FakeTensorRT
+
+    stand_in = FakeTensorRT(gpu)
+    stand_in.install(monkeypatch)
+    return stand_in
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The root of the system's files as doctor and bench see them, which a test fills: root(name, text)."""
+    from psamf_edge.doctor import machine
+
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+
+    def write(name: str, text: object) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(text))
+
+    return write
+
+
 @dataclass(frozen=True)
 class Exported:
     """The tiny student's segments, and each one's float32 ONNX model by name."""

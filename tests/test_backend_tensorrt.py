@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_cuda import install_cuda_bindings, install_pycuda
+from fake_cuda import install_pycuda
 from fake_gpu import Code, FakeGpu
 from fake_tensorrt import SCRATCH, VERSION, FakeTensorRT
 from gpu_bundles import features, with_engines
@@ -29,20 +29,6 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def engine_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return with_engines(tiny_bundle, tmp_path_factory.mktemp("engines") / "engines.psamf")
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
-    stand_in = FakeGpu()
-    install_cuda_bindings(stand_in, monkeypatch)
-    return stand_in
-
-
-@pytest.fixture
-def trt(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
-    stand_in = FakeTensorRT(gpu)
-    stand_in.install(monkeypatch)
-    return stand_in
 
 
 def assert_same(ours, theirs) -> None:

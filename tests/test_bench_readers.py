@@ -9,23 +9,9 @@ from psamf_edge.backends.driver import HostBuffer
 from psamf_edge.bench import conditions, energy, memory
 from psamf_edge.bench.copies import RESULT_BYTES, copy_ms, input_bytes
 from psamf_edge.bench.nvml import Nvml, NvmlError
-from psamf_edge.doctor import machine
 from psamf_edge.plan import Features
 
 STAT = "cpu  {} 0 {} {} 0 0 0 {} 0 0\ncpu0 1 0 1 1 0 0 0 0 0 0\ncpu1 1 0 1 1 0 0 0 0 0 0\nintr 12\n"
-
-
-@pytest.fixture
-def root(monkeypatch, tmp_path):
-    """The root of a file system that a test fills."""
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
-
-    def write(name, text):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(text))
-
-    return write
 
 
 def test_memory_of_a_process(root):

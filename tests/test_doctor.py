@@ -17,19 +17,6 @@ ORIN_CPU = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes asimdrdm asimddp\n"
 OLD_CPU = "model name\t: An old one\nflags\t\t: fpu sse2 avx2\n"
 
 
-@pytest.fixture
-def root(monkeypatch, tmp_path):
-    """The root of a file system that a test fills."""
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
-
-    def write(name, text):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    return write
-
-
 def test_this_machine_can_do_its_work():
     done = CliRunner().invoke(doctor, ["--json"])
     document = json.loads(done.stdout)

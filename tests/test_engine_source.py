@@ -15,8 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_cuda import install_cuda_bindings
-from fake_gpu import Code, FakeGpu
+from fake_gpu import Code
 from fake_tensorrt import VERSION, FakeTensorRT
 
 pytest.importorskip("onnx")
@@ -31,20 +30,6 @@ from psamf_edge.errors import IntegrityError, MissingDependencyError, PsamfError
 
 ORIGIN = EngineOrigin("tensorrt_rtx", VERSION, "the stand-in")
 BOTH = ["ids", "pooled"]  # the first inputs of the two segments
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
-    stand_in = FakeGpu()
-    install_cuda_bindings(stand_in, monkeypatch)
-    return stand_in
-
-
-@pytest.fixture
-def trt(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
-    stand_in = FakeTensorRT(gpu)
-    stand_in.install(monkeypatch)
-    return stand_in
 
 
 @pytest.fixture

@@ -42,13 +42,6 @@ def made(kernel_student: KernelStudent) -> KernelStudent:
     return kernel_student
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
-    stand_in = FakeGpu()
-    install_cuda_bindings(stand_in, monkeypatch)
-    return stand_in
-
-
 def install(gpu: FakeGpu, patch: pytest.MonkeyPatch, version: str) -> FakeTensorRT:
     stand_in = FakeTensorRT(gpu)
     stand_in.install(patch, "tensorrt", version, ahead_of_time=tuple(map(int, version.split(".")[:2])) >= (10, 9))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from fake_cuda import install_cuda_bindings
 from fake_gpu import FakeGpu
+from tensorrt_wheels import HERE, record, wheel_or_skip
 from test_executor_kernel import kernel_work
 
 from psamf_edge.backends.cuda_bindings_driver import CudaBindingsDriver
@@ -23,17 +23,6 @@ from psamf_edge.kernels.cross_modal_attention.launcher import ENTRIES
 from psamf_edge.kernels.cross_modal_attention.packing import ROW, WIDTH
 from psamf_edge.kernels.plugin import ahead_of_time, python_plugin
 
-HERE = Path(__file__).parent / "tensorrt_api"
-
-
-def load_record() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("record", HERE / "record.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-record = load_record()
 PYTHON = {
     "creator": ["CrossModalAttention", "psamf", "1", 0],
     "plugin": ["CrossModalAttention", "psamf", "1", 1],
@@ -57,12 +46,7 @@ AHEAD_OF_TIME = {
 @pytest.mark.slow
 @pytest.mark.parametrize("version", record.VERSIONS)
 def test_the_real_bindings_take_the_declarations(version: str, tmp_path: Path) -> None:
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc makes the libraries that the bindings are imported against")
-    try:
-        wheel = record.fetch(version, tmp_path)
-    except (subprocess.SubprocessError, ValueError) as error:
-        pytest.skip(f"pip cannot fetch {record.PACKAGE} {version} for this Python: {error}")
+    wheel = wheel_or_skip(version, tmp_path)
     record.unpack(wheel, tmp_path)
     command = [sys.executable, "-W", "ignore", HERE / "declare_plugins.py", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -6,29 +6,17 @@ tests/tensorrt_api/*.json were written by record.py from NVIDIA's wheels; the sl
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tensorrt_wheels import HERE, load, record, wheel_or_skip
 
-HERE = Path(__file__).parent / "tensorrt_api"
 ROOT = Path(__file__).parents[1]
 
 
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-record, usage = load("record"), load("usage")
+usage = load("usage")
 RECORDS = {path.stem: json.loads(path.read_text()) for path in sorted(HERE.glob("*.json"))}
 USES = usage.uses(ROOT)
 
@@ -182,12 +170,7 @@ def test_the_installed_rtx_is_the_recorded_one() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("version", record.VERSIONS)
 def test_the_records_are_what_the_wheels_say(version: str, tmp_path: Path) -> None:
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc makes the libraries that the bindings are imported against")
-    try:
-        wheel = record.fetch(version, tmp_path)
-    except (subprocess.SubprocessError, ValueError) as error:
-        pytest.skip(f"pip cannot fetch {record.PACKAGE} {version} for this Python: {error}")
+    wheel = wheel_or_skip(version, tmp_path)
     found = record.record_wheel(wheel)
     kept = RECORDS[f"tensorrt-{version}"]
     # a wheel for another Python has another name and hash, and the same API

@@ -13,7 +13,8 @@ from psamf_edge.compile.distillation.settings import DistilSettings
 from psamf_edge.compile.distillation.teaching import Teaching, open_teaching
 from psamf_edge.compile.distillation.words import Lesson, holds_student
 from psamf_edge.compile.model.pretrained import read_config
-from psamf_edge.compile.model.student import load_student
+from psamf_edge.compile.model.storage import read_sizes
+from psamf_edge.compile.model.student import StudentConfig
 from psamf_edge.compile.training.device import Compute
 from psamf_edge.compile.training.objective import Source
 from psamf_edge.errors import UsageError
@@ -61,9 +62,15 @@ def open_source(
         else open_teaching(directories, cache, compute, lesson)
     )
     if begin is not None:
-        width = load_student(begin).config.bert.width if holds_student(begin) else read_config(begin).width
-        check_widths(source, width, settings)
+        check_widths(source, text_width(begin), settings)
     return source
+
+
+def text_width(begin: Path) -> int:
+    """Of the checkpoint of a BERT, or of the weights of a student; neither's weights are read."""
+    if holds_student(begin):
+        return StudentConfig.from_dict(read_sizes(begin, "student")).bert.width
+    return read_config(begin).width
 
 
 def check_widths(source: Source, width: int, settings: DistilSettings) -> None:

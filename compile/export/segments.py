@@ -68,8 +68,13 @@ class FusionSegment(nn.Module):
         """Shapes as in `split`; gives score (B, S) in [-3, 3] and log_scale (B, S)."""
         audio = Stream(audio_steps, audio_steps_mask, audio_summary)
         face = Stream(face_steps, face_steps_mask, face_summary)
-        output = self.fusion(hidden, text_mask, audio, face, present)
-        return output.score.clamp(-SCORE_LIMIT, SCORE_LIMIT), output.log_scale
+        score, log_scale = self.fuse(hidden, text_mask, audio, face, present)
+        return score.clamp(-SCORE_LIMIT, SCORE_LIMIT), log_scale
+
+    def fuse(self, hidden: Tensor, mask: Tensor, audio: Stream, face: Stream, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Score, unbounded, and log_scale, (B, S) each."""
+        output = self.fusion(hidden, mask, audio, face, present)
+        return output.score, output.log_scale
 
 
 class NodeFusionSegment(FusionSegment):
@@ -79,26 +84,15 @@ class NodeFusionSegment(FusionSegment):
         super().__init__(fusion)
         self.register_buffer("weights", packed_weights(fusion.cross_audio, fusion.cross_face))
 
-    def forward(
-        self,
-        hidden: Tensor,
-        text_mask: Tensor,
-        audio_steps: Tensor,
-        audio_steps_mask: Tensor,
-        audio_summary: Tensor,
-        face_steps: Tensor,
-        face_steps_mask: Tensor,
-        face_summary: Tensor,
-        present: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    def fuse(self, hidden: Tensor, mask: Tensor, audio: Stream, face: Stream, present: Tensor) -> tuple[Tensor, Tensor]:
         """As FusionSegment, where the ones of each mask come first: the operation takes lengths."""
         fusion = self.fusion
-        z, _ = fusion.pre_fusion(hidden, text_mask, audio_summary, face_summary, present)
+        z, _ = fusion.pre_fusion(hidden, mask, audio.summary, face.summary, present)
         query = fusion.reduce(z)  # (B, S, d)
-        lengths = valid_lengths(audio_steps_mask, face_steps_mask, present)
-        heard, seen = cross_modal_attention(query, audio_steps, face_steps, lengths, self.weights)
+        lengths = valid_lengths(audio.mask, face.mask, present)
+        heard, seen = cross_modal_attention(query, audio.steps, face.steps, lengths, self.weights)
         y = fusion.enhanced(query, seen, heard)  # (B, S, 2)
-        return y[..., 0].clamp(-SCORE_LIMIT, SCORE_LIMIT), y[..., 1]
+        return y[..., 0], y[..., 1]
 
 
 def split(student: Student, node: bool = False) -> list[ExportSegment]:

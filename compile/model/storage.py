@@ -29,14 +29,20 @@ def read_weights(directory: Path, name: str) -> tuple[dict, dict[str, Tensor]]:
         UsageError: the directory holds no such model.
         IntegrityError: a file of it is damaged, or a weight is NaN or infinite.
     """
+    return read_sizes(directory, name), {
+        key: value.float() for key, value in read_state(directory / f"{name}.safetensors").items()
+    }
+
+
+def read_sizes(directory: Path, name: str) -> dict:
+    """The raw config alone, without reading the weights. Raises UsageError and IntegrityError as `read_weights`."""
     weights, config = directory / f"{name}.safetensors", directory / f"{name}.json"
     if not weights.is_file() or not config.is_file():
         raise UsageError(f"{directory} holds no {name} weights: it needs {weights.name} and {config.name}.")
     try:
-        sizes = json.loads(config.read_text(encoding="utf-8"))
+        return json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise IntegrityError(f"{config} is not valid JSON ({error}): fetch the weights again.") from error
-    return sizes, {key: value.float() for key, value in read_state(weights).items()}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,6 +13,7 @@ from psamf_edge.compile.quality.plan_scorer import EVALUATED_BY
 from psamf_edge.compile.quality.sensitivity import Blame
 from psamf_edge.report.escape import markup
 from psamf_edge.report.html_assets import STYLE
+from psamf_edge.report.html_page import html_page
 from psamf_edge.result import SCORE_LIMIT
 
 WORST_SHOWN = 25  # samples in the table: whoever wants all has `psamf-edge evaluate --predictions`
@@ -44,7 +43,6 @@ def write_report(
         kept: the layers that are in the precision `higher`.
     """
     title = markup(f"{name}: {precision} for {target} against fp32")
-    policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src '{_hash_source(STYLE)}'"
     verdict = "within its bounds" if not last.broken else "refused: nothing was written"
     sections = [
         f'<p class="verdict"><strong class="{"negative" if last.broken else "positive"}">{verdict}</strong></p>',
@@ -64,29 +62,7 @@ def write_report(
             "<p>Each lowered alone, everything else in float32. A row without a layer is a whole segment.</p>",
             _layers(found[:LAYERS_SHOWN]),
         ]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{title}</title>",
-            f"<style>{STYLE}</style>",
-            "</head>",
-            "<body>",
-            f"<h1>{title}</h1>",
-            *sections,
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
-
-
-def _hash_source(content: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return html_page(title, STYLE, [f"<h1>{title}</h1>", *sections])
 
 
 def _facts(data: DataRecord, bounds: Bounds) -> str:

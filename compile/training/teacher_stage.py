@@ -21,6 +21,7 @@ from psamf_edge.compile.training.device import Compute, device_of, to_tensors
 from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
 from psamf_edge.compile.training.fusion_stage import ALL, TEXT, share
 from psamf_edge.compile.training.loop import Trainer
+from psamf_edge.compile.training.reading import rows_by_length
 from psamf_edge.compile.training.settings import CorpusSettings, one_of, within
 from psamf_edge.compile.training.validation import SUBSETS, by_subset
 from psamf_edge.errors import UsageError
@@ -190,9 +191,7 @@ def validate_teacher(
     teacher.eval()
     rows_of_present = np.array(list(subsets.values()), np.float32)  # (S, 3)
     scores, labels, there = [], [], []
-    by_length = np.argsort([len(ids) for ids in samples.text.ids], kind="stable")  # little padding, a third of the time
-    for start in range(0, len(by_length), batch):
-        rows = by_length[start : start + batch]
+    for rows in rows_by_length(samples.text.ids, batch):  # a third of the time that rows in their order take
         drawn = samples.batch(rows, np.tile(rows_of_present, (len(rows), 1, 1)))
         inputs = teacher_inputs(drawn, personality[rows], device_of(teacher))
         of_all = [

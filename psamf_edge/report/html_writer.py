@@ -5,12 +5,11 @@ A content security policy admits exactly the style and the script of this file, 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 
 from psamf_edge.report.escape import markup
 from psamf_edge.report.html_assets import GUIDE, SCRIPT, STYLE
+from psamf_edge.report.html_page import html_page
 from psamf_edge.report.svg_writer import svg_element
 from psamf_edge.report.timeline import HEADING_HEIGHT, contribution_limit, timeline
 from psamf_edge.report.wording import counted, extent, seconds, signed, verdict
@@ -21,36 +20,13 @@ def write_html(results: Sequence[Result]) -> str:
     """A page with a section for each clip."""
     subject = results[0].clip if len(results) == 1 else counted(len(results), "clip")
     title = markup(f"Sentiment of {subject}")
-    policy = (
-        f"default-src 'none'; base-uri 'none'; form-action 'none'; "
-        f"style-src '{_hash_source(STYLE)}'; script-src '{_hash_source(SCRIPT)}'"
-    )
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{title}</title>",
-            f"<style>{STYLE}</style>",
-            "</head>",
-            "<body>",
-            "<h1>Sentiment report</h1>",
-            _contents(results),
-            *(_clip(result, f"clip-{number}") for number, result in enumerate(results, start=1)),
-            GUIDE,
-            f"<script>{SCRIPT}</script>",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
-
-
-def _hash_source(content: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    body = [
+        "<h1>Sentiment report</h1>",
+        _contents(results),
+        *(_clip(result, f"clip-{number}") for number, result in enumerate(results, start=1)),
+        GUIDE,
+    ]
+    return html_page(title, STYLE, body, SCRIPT)
 
 
 def _contents(results: Sequence[Result]) -> str:
