@@ -10,9 +10,15 @@ Nothing heavy is imported until it is used.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
+# Before anybody imports ONNX Runtime: its newer wheels for Linux and macOS (1.29 does) give the user a number, keep it
+# in the home and report sessions to their maker. Nothing here leaves the machine unless the user says otherwise.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from psamf_edge.analyzer import Analyzer
@@ -34,12 +40,15 @@ _HOME = {
 
 
 def load(
-    bundle: Path | str | None = None, device: str = "auto", require_signature: Path | str | None = None
+    bundle: Path | str | None = None,
+    device: str = "auto",
+    require_signature: Path | str | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> Analyzer:
     """Load a bundle, or the one that ships with psamf-edge, and give what analyses clips: see `Analyzer`."""
     from psamf_edge.analyzer import Analyzer
 
-    return Analyzer(bundle, device, require_signature=require_signature)
+    return Analyzer(bundle, device, require_signature=require_signature, limits=limits)
 
 
 def __getattr__(name: str) -> Any:

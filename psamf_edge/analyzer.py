@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from psamf_edge.clip import Clip, Stopwatch, read_clip
 from psamf_edge.errors import InputError, UsageError
+from psamf_edge.media.limits import Limits
 from psamf_edge.media.reader import MediaReader
 from psamf_edge.result import MODALITIES, ModelIdentity, Result, Segment, label_of
 from psamf_edge.words.asr import Asr, open_asr
@@ -25,16 +27,18 @@ NO_CLIP = "-"  # what Result.clip says when words alone were scored
 class Analyzer:
     """A loaded model that analyses clip after clip.
 
-    Use it as a context manager, or call `close`. Threads may share one; their calls take turns.
+    Use it as a context manager, or call `close`. Threads may share one; their calls take turns. It belongs to the
+    process that loaded it: one that is forked afterwards has neither its threads nor its decoder, and loads its own.
 
     Args:
         bundle: the `.psamf` directory, or None for the bundle that ships with psamf-edge.
         device: "auto", "cpu" or "cuda", which never falls back to the CPU.
         threads: for the CPU. One is fastest for short utterances.
         require_signature: a file of public keys, one of which must have signed the bundle (see psamf_edge.signature).
+        limits: caps on each clip in place of the default ones, such as {"seconds": 600}: see psamf_edge.media.limits.
 
     Raises:
-        UsageError: no such bundle, device or key file.
+        UsageError: no such bundle, device, key file or limit.
         MissingDependencyError: "cuda" or a signature was asked for and something it needs is not here.
         IntegrityError: a file of the bundle is damaged, or the bundle is not signed as required.
     """
@@ -45,8 +49,9 @@ class Analyzer:
         device: str = "auto",
         threads: int = 1,
         require_signature: Path | str | None = None,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
-        self._reader = MediaReader()  # first: its child process starts while the models load here
+        self._reader = MediaReader(Limits.of(limits))  # first: its child process starts while the models load here
         try:
             # Not at the top of the module: importing ONNX Runtime takes as long as the child does to start.
             from psamf_edge.scorer import Scorer
@@ -59,6 +64,7 @@ class Analyzer:
         self.note: str | None = self._scorer.note  # what the user should know about the choice of device
         self._recognisers: dict[str, Asr | None] = {}
         self._turn = threading.Lock()
+        self._process: int | None = os.getpid()  # None once it is closed
 
     def __call__(
         self,
@@ -87,10 +93,12 @@ class Analyzer:
             on_progress: called with the share of the clip that is read, in [0, 1].
 
         Raises:
-            UsageError: the arguments contradict each other, or name something that does not exist.
+            UsageError: the arguments contradict each other, or name something that does not exist; or the Analyzer is
+                closed, or was loaded before this process was forked.
             InputError: the clip cannot be read, or holds nothing that can be scored.
             MissingDependencyError: the recogniser is not installed.
         """
+        self._check_open()
         request = Request(
             None if clip is None else Path(clip),
             text,
@@ -100,6 +108,7 @@ class Analyzer:
             whole,
         )
         with self._turn:
+            self._check_open()  # again: it may have been closed meanwhile, and the reader would start a new decoder
             watch = Stopwatch()
             with watch.stage("total"):
                 recogniser = self._recogniser(asr) if request.may_recognise else None
@@ -130,6 +139,7 @@ class Analyzer:
 
     def close(self) -> None:
         """End the decoder child and free the model. Closing twice is harmless."""
+        self._process = None
         self._reader.close()
         self._scorer.close()
 
@@ -140,6 +150,15 @@ class Analyzer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._process is None:
+            raise UsageError("This Analyzer is closed: load another.")
+        if self._process != os.getpid():  # its lock and its second thread may never let go here
+            raise UsageError(
+                "This Analyzer was loaded before the process was forked: load one in each process, or start processes"
+                " with multiprocessing's spawn."
+            )
 
     def _recogniser(self, name: str) -> Asr | None:
         if name not in self._recognisers:
@@ -152,7 +171,12 @@ class Analyzer:
         # The sound also tells where the speaker pauses, which is where the clip is cut into utterances.
         audio = "audio" in request.modalities or request.may_recognise or not request.whole
         face = self._scorer.face if "face" in request.modalities else None
-        return read_clip(self._reader, request.clip, face, audio, self._scorer.shapes.face_rate, watch, on_progress)
+        try:
+            return read_clip(self._reader, request.clip, face, audio, self._scorer.shapes.face_rate, watch, on_progress)
+        except Exception as error:  # whatever the reader stumbles over when it is gone
+            if self._process is None:
+                raise UsageError("This Analyzer was closed while it read a clip: load another.") from error
+            raise
 
     def _plan(
         self, request: Request, material: Clip, words: Transcript, spans: list[tuple[int, int]]

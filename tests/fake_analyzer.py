@@ -11,20 +11,20 @@ from psamf_edge.result import MODALITIES, ModalityReport, ModelIdentity, Result,
 class FakeAnalyzer:
     """Scores 1.5 where the text says "good", -1.5 where it says "bad", 0 for a clip; a clip called bad* is an error.
 
-    `open` stands in for the class. `opened_with`: what it got. `calls`: clip and arguments of each call.
+    `open` stands in for the class. `opened_with`, `limits`: what it got. `calls`: clip and arguments of each call.
     `error`: raised by each call, if there is one.
     """
 
     def __init__(self):
-        self.opened_with = None
+        self.opened_with = self.limits = None
         self.model = ModelIdentity("fake", "ab" * 32, "onnxruntime", "fp32")
         self.note = None
         self.warnings = []
         self.calls = []
         self.error = None
 
-    def open(self, bundle, device, threads, require_signature=None):
-        self.opened_with = (bundle, device, threads)
+    def open(self, bundle, device, threads, require_signature=None, limits=None):
+        self.opened_with, self.limits = (bundle, device, threads), limits
         return self
 
     def __enter__(self):

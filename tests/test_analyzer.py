@@ -340,8 +340,8 @@ def test_a_failed_load_leaves_no_child(monkeypatch):
     readers = []
 
     class Reader(MediaReader):
-        def __init__(self):
-            super().__init__()
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
             readers.append(self._child._process)
 
     def fail(*arguments, **options):

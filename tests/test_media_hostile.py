@@ -19,9 +19,10 @@ import pytest
 
 from psamf_edge.errors import InputError, UsageError
 from psamf_edge.media import protocol, slots
+from psamf_edge.media.answers import to_event
 from psamf_edge.media.events import AudioChunk, ClipFooter, ClipHeader, Frame
 from psamf_edge.media.protocol import Kind
-from psamf_edge.media.reader import MediaReader, _event
+from psamf_edge.media.reader import MediaReader
 
 SDP = (
     b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
@@ -423,13 +424,13 @@ def test_messages_that_are_none(data):
 )
 def test_fields_that_do_not_fit(kind, fields, size):
     with pytest.raises((KeyError, TypeError, ValueError)):
-        _event(kind, fields, np.zeros(size, np.uint8), [])
+        to_event(kind, fields, np.zeros(size, np.uint8), [], 60)
 
 
 def test_a_message_survives_the_wire():
     data = protocol.pack(Kind.AUDIO, {"start_ms": 7}, 8)
     stream = iter([data[: protocol.PREFIX.size], data[protocol.PREFIX.size :]])
     assert protocol.receive(lambda size: next(stream)) == (Kind.AUDIO, {"start_ms": 7}, 8)
-    event = _event(Kind.AUDIO, {"start_ms": 7}, np.array([0.5, -0.5], np.float32).view(np.uint8), [])
+    event = to_event(Kind.AUDIO, {"start_ms": 7}, np.array([0.5, -0.5], np.float32).view(np.uint8), [], 60)
     assert isinstance(event, AudioChunk)
     np.testing.assert_array_equal(event.samples, [0.5, -0.5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from psamf_edge.clip import Stopwatch, read_clip
 from psamf_edge.compile.data.arrays import ArrayFile, json_array, write_arrays
 from psamf_edge.face.features import VISION_FEATURES, FacePath
 from psamf_edge.features import Feature
+from psamf_edge.media.limits import Limits
 from psamf_edge.media.reader import MediaReader
 from psamf_edge.modalities import ABSENT, Part, audio_part, face_part
 from psamf_edge.words.silence import speech_spans
@@ -48,11 +50,11 @@ class ClipExtractor:
         IntegrityError: a file of the bundle is damaged.
     """
 
-    def __init__(self, bundle: Path | None = None) -> None:
+    def __init__(self, bundle: Path | None = None, limits: Mapping[str, int] | None = None) -> None:
         opened = open_bundle(bundle)
         self._shapes = opened.shapes
         self._face = FacePath.open(opened.read)
-        self._reader = MediaReader()
+        self._reader = MediaReader(Limits.of(limits))
 
     def extract(self, path: Path) -> ClipFeatures:
         """The features of a clip as one utterance, as long as the model takes.

@@ -20,7 +20,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends this one
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
-    bundle = json.loads(sys.stdin.readline())
+    loaded = json.loads(sys.stdin.readline())
 
     def answer(error: Exception | None = None) -> None:
         fields = {"error": describe(error), "exit_code": exit_code(error)} if error else {}
@@ -29,7 +29,7 @@ def main() -> None:
     try:
         from psamf_edge.compile.extraction.clips import ClipExtractor
 
-        extractor = ClipExtractor(bundle and Path(bundle))
+        extractor = ClipExtractor(loaded["bundle"] and Path(loaded["bundle"]), loaded["limits"])
     except Exception as error:
         answer(error)
         return

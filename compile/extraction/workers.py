@@ -7,12 +7,13 @@ import os
 import queue
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from psamf_edge.errors import InputError, IntegrityError, MissingDependencyError, PsamfError, UsageError
-from psamf_edge.media.reader import TOP
+from psamf_edge.media.child import TOP
 
 # What meets every clip. Any other error concerns one clip.
 FATAL = {kind.exit_code: kind for kind in (UsageError, MissingDependencyError, IntegrityError)}
@@ -23,8 +24,8 @@ ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 class Workers:
     """`count` worker processes; a context manager. Each starts with the first clip that it gets."""
 
-    def __init__(self, bundle: Path | None, count: int) -> None:
-        self._bundle = bundle and str(bundle.absolute())
+    def __init__(self, bundle: Path | None, count: int, limits: Mapping[str, int] | None = None) -> None:
+        self._loaded = {"bundle": bundle and str(bundle.absolute()), "limits": limits}  # by each of them
         self._idle: queue.SimpleQueue[subprocess.Popen | None] = queue.SimpleQueue()
         self._started: list[subprocess.Popen] = []
         self._closed = False
@@ -83,7 +84,7 @@ class Workers:
             env=os.environ | ENVIRONMENT,
         )
         self._started.append(process)
-        _check(_ask(process, self._bundle))
+        _check(_ask(process, self._loaded))
         return process
 
 

@@ -18,7 +18,7 @@ from psamf_edge.bench.energy import Meter
 from psamf_edge.bench.series import Series
 from psamf_edge.bench.stages import OnRound, by_name
 from psamf_edge.errors import InputError, IntegrityError, MissingDependencyError, PsamfError, UsageError
-from psamf_edge.media.reader import TOP
+from psamf_edge.media.child import TOP
 
 BOOTSTRAP = "import time; began = time.perf_counter(); from psamf_edge.bench.child import main; main(began)"
 COLD = "cold start"
@@ -34,12 +34,21 @@ class Job:
     threads: int
     clip: str
     text: str | None
+    limits: Mapping[str, int] | None = None
 
     @classmethod
-    def of(cls, bundle: Path | None, device: str, threads: int, clip: Path, text: str | None) -> Job:
+    def of(
+        cls,
+        bundle: Path | None,
+        device: str,
+        threads: int,
+        clip: Path,
+        text: str | None,
+        limits: Mapping[str, int] | None = None,
+    ) -> Job:
         """With paths that hold in any working directory."""
         path = None if bundle is None else str(Path(bundle).absolute())
-        return cls(path, device, threads, str(Path(clip).absolute()), text)
+        return cls(path, device, threads, str(Path(clip).absolute()), text, limits)
 
 
 class Child:

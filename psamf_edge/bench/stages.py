@@ -61,9 +61,15 @@ class SegmentTimer:
 class TimedModel:
     """An Analyzer whose model tells the time of its segments; a context manager. Arguments as for Analyzer."""
 
-    def __init__(self, bundle: Path | str | None, device: str = "auto", threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Path | str | None,
+        device: str = "auto",
+        threads: int = 1,
+        limits: Mapping[str, int] | None = None,
+    ) -> None:
         self.bundle = open_bundle(bundle)
-        self.analyzer = Analyzer(bundle, device, threads)
+        self.analyzer = Analyzer(bundle, device, threads, limits=limits)
         scorer = self.analyzer._scorer
         self.timer = scorer._backend = SegmentTimer(scorer._backend, self.bundle)
 

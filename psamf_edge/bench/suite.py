@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -44,6 +44,7 @@ class Settings:
         rounds, warmup: clips that count and that do not, of each model.
         concurrency: numbers of processes.
         lengths: of utterances for the model alone, (tokens, seconds); None for LENGTHS, as far as the models take them.
+        limits: as for Analyzer.
 
     Raises:
         UsageError: a bundle is named twice.
@@ -58,6 +59,7 @@ class Settings:
     warmup: int = 3
     concurrency: tuple[int, ...] = ()
     lengths: tuple[tuple[int, float], ...] | None = None
+    limits: Mapping[str, int] | None = None
 
     def labels(self) -> dict[str, Path | None]:
         """A short name for each bundle."""
@@ -77,20 +79,20 @@ def run(settings: Settings, say: Say = lambda message: None) -> Record:
     concurrency = settings.concurrency or tuple(sorted({1, usable_cores()}))
     labels = settings.labels()
     jobs = {
-        label: Job.of(bundle, settings.device, settings.threads, settings.clip, settings.text)
+        label: Job.of(bundle, settings.device, settings.threads, settings.clip, settings.text, settings.limits)
         for label, bundle in labels.items()
     }
     taken, machine = datetime.now(timezone.utc).isoformat(timespec="seconds"), describe_machine()
     with ExitStack() as stack:
         before, began = look(idle=True), time.perf_counter()
         models = {
-            label: stack.enter_context(TimedModel(bundle, settings.device, settings.threads))
+            label: stack.enter_context(TimedModel(bundle, settings.device, settings.threads, settings.limits))
             for label, bundle in labels.items()
         }
         say("each model once")
         results = {label: model.analyzer(settings.clip, text=settings.text) for label, model in models.items()}
         lengths = chosen_lengths(settings, models)
-        on_gpu = {label: uses_gpu(result, settings.device) for label, result in results.items()}
+        on_gpu = {label: uses_gpu(result) for label, result in results.items()}
         gpu, notes = _open_gpu(stack) if any(on_gpu.values()) else (None, [])
         say(f"{settings.clip.name}, {settings.warmup + settings.rounds} rounds")
         series = clip_stages(models, settings.clip, settings.text, settings.rounds, settings.warmup)
@@ -143,9 +145,9 @@ def chosen_lengths(settings: Settings, models: dict[str, TimedModel]) -> list[tu
     return list(settings.lengths)
 
 
-def uses_gpu(result: Result, device: str) -> bool:
+def uses_gpu(result: Result) -> bool:
     """Whether a model ran on a GPU."""
-    return result.model.backend == "tensorrt" or device == "cuda"
+    return result.model.backend != "onnxruntime"
 
 
 def idle_power(meters: list[Meter]) -> list[Series]:

@@ -13,7 +13,9 @@ from psamf_edge.bench.record import Record, read_record
 from psamf_edge.bench.suite import LENGTHS, SAMPLE, Settings, run
 from psamf_edge.bench.tables import document, heading, tables_of
 from psamf_edge.cli.group import say
-from psamf_edge.cli.output import write_file, write_stdout
+from psamf_edge.cli.options import limit_option
+from psamf_edge.cli.output import write_file
+from psamf_edge.cli.streams import write_stdout
 
 FORMATS = ("text", "json", "markdown")
 MOST_PROCESSES = 64  # each takes some 200 MB
@@ -78,6 +80,7 @@ def _parse_lengths(
 @click.option("--compare", nargs=2, type=click.Path(path_type=Path), metavar="A.json B.json",
               help="Measure nothing: print B over A for two files of -o.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
+@limit_option
 @click.pass_context
 def bench(
     context: click.Context,
@@ -95,6 +98,7 @@ def bench(
     plot: Path | None,
     compare: tuple[Path, Path] | None,
     quiet: bool,
+    limits: dict[str, int],
 ) -> int:
     """Measure CLIP, or the sample clip: cold start, latency by stage, throughput, memory and energy.
 
@@ -109,7 +113,9 @@ def bench(
         return _compare(*compare, format_)
     for path in (output, plot):
         _check_output(context, path, clip or SAMPLE)
-    settings = Settings(clip or SAMPLE, bundles or (None,), text, device, threads, rounds, warmup, concurrency, lengths)
+    settings = Settings(
+        clip or SAMPLE, bundles or (None,), text, device, threads, rounds, warmup, concurrency, lengths, limits
+    )
     record = run(settings, (lambda message: None) if quiet else say)
     if output:
         write_file(output, record.to_json())

@@ -12,8 +12,9 @@ import click
 from psamf_edge.analyzer import Analyzer
 from psamf_edge.cli.group import concerns_one_input, describe, say
 from psamf_edge.cli.options import model_options, open_analyzer
-from psamf_edge.cli.output import write_file, write_stdout
+from psamf_edge.cli.output import write_file
 from psamf_edge.cli.progress import Progress
+from psamf_edge.cli.streams import write_stdout
 from psamf_edge.dataset import Row, read_rows
 from psamf_edge.errors import InputError
 from psamf_edge.metrics import evaluate_scores
@@ -45,6 +46,7 @@ def evaluate(
     device: str,
     threads: int,
     quiet: bool,
+    limits: dict[str, int],
 ) -> int:
     """Score every row of DATA.csv and print metrics as JSON.
 
@@ -59,7 +61,7 @@ def evaluate(
         raise click.UsageError("The predictions would replace the data; name another file.", context)
     outcomes: list[Result | str] = []  # of each row; an error as a sentence
     progress = Progress(len(rows), quiet)
-    with open_analyzer(bundle, device, threads, quiet, require_signature) as analyzer:
+    with open_analyzer(bundle, device, threads, quiet, require_signature, limits) as analyzer:
         for row in rows:
             progress.start(row.id)
             try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from psamf_edge.cli.group import concerns_one_input, describe, say
-from psamf_edge.cli.inputs import expand
+from psamf_edge.cli.inputs import expand, words
 from psamf_edge.cli.options import model_options, open_analyzer
 from psamf_edge.cli.output import open_sink
 from psamf_edge.cli.progress import Progress
@@ -50,6 +50,7 @@ def infer(
     device: str,
     threads: int,
     quiet: bool,
+    limits: dict[str, int],
 ) -> int:
     """Score what is expressed in each CLIP, from -3 (negative) to 3 (positive).
 
@@ -71,13 +72,13 @@ def infer(
     sink = open_sink(output, format_, paths)
     failed = len(problems)
     progress = Progress(len(paths), quiet)
-    with open_analyzer(bundle, device, threads, quiet, require_signature) as analyzer:
+    with open_analyzer(bundle, device, threads, quiet, require_signature, limits) as analyzer:
         for path in paths or [None]:
             progress.start(str(path or "text"))
             try:
                 result = analyzer(
                     path,
-                    text=text,
+                    text=words(text),
                     transcript=transcript,
                     modalities=modalities,
                     asr=asr,

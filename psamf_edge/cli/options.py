@@ -10,7 +10,11 @@ import click
 from psamf_edge.analyzer import Analyzer
 from psamf_edge.backends import DEVICES
 from psamf_edge.cli.group import say
+from psamf_edge.errors import UsageError
+from psamf_edge.media.limits import Limits, described
 from psamf_edge.result import MODALITIES
+
+MAX_DIGITS = 16  # of a limit; Python takes minutes over a number of millions
 
 
 def _parse_modalities(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -19,6 +23,29 @@ def _parse_modalities(context: click.Context, parameter: click.Parameter, value:
         if name not in MODALITIES:
             raise click.BadParameter(f"{name!r} is none of {', '.join(MODALITIES)}.", context, parameter)
     return tuple(name for name in MODALITIES if name in names)
+
+
+def _parse_limits(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    limits = {}
+    for name, sign, value in (text.partition("=") for text in values):
+        if not sign or not value.isdecimal() or len(value) > MAX_DIGITS:
+            raise click.BadParameter(f"{name + sign + value!r} is no NAME=N, as in seconds=600.", context, parameter)
+        limits[name] = int(value)
+    try:
+        Limits.of(limits)
+    except UsageError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
+    return limits
+
+
+limit_option = click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    callback=_parse_limits,
+    metavar="NAME=N",
+    help=f"A cap on each clip; repeat it for several.  [defaults: {described()}]",
+)
 
 
 def model_options(command: Callable) -> Callable:
@@ -35,7 +62,8 @@ def model_options(command: Callable) -> Callable:
             type=click.Choice(DEVICES),
             default="auto",
             show_default=True,
-            help="cuda never falls back to the CPU; auto may, and says so.",
+            help="cuda takes TensorRT, or ONNX Runtime for a bundle made for the CPU; onnxruntime-* that provider of"
+            " onnxruntime-gpu. None of them falls back to the CPU; auto may, and says so.",
         ),
         click.option(
             "--bundle",
@@ -55,16 +83,22 @@ def model_options(command: Callable) -> Callable:
             callback=_parse_modalities,
             help="What to use of each clip, separated by commas.",
         ),
+        limit_option,
     ):
         command = option(command)
     return command
 
 
 def open_analyzer(
-    bundle: Path | None, device: str, threads: int, quiet: bool, require_signature: Path | None
+    bundle: Path | None,
+    device: str,
+    threads: int,
+    quiet: bool,
+    require_signature: Path | None,
+    limits: dict[str, int],
 ) -> Analyzer:
     """Load the model and say what it runs on."""
-    analyzer = Analyzer(bundle, device, threads, require_signature)
+    analyzer = Analyzer(bundle, device, threads, require_signature, limits)
     if analyzer.note:
         say(analyzer.note)
     if not quiet:

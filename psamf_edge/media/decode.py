@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import av
+import av.audio.codeccontext
 import av.stream
+import av.subtitles.codeccontext
+import av.subtitles.stream
+import av.subtitles.subtitle
+import av.video.codeccontext
 
-from psamf_edge.media.protocol import MAX_CLIP_S, Kind
+from psamf_edge.media.allowed import DECODERS, DEMUXERS, FILES, TEXT_DECODERS
+from psamf_edge.media.limits import Limits
+from psamf_edge.media.protocol import Kind
 from psamf_edge.media.tracks import AudioTrack, Emit, FrameGrid, RgbScaler
 
-# What cameras, phones, recorders and browsers write. Playlists (hls, concat, dash), network formats and devices are
-# left out: they name other files, and a clip must never make us open one.
-ALLOWED_DEMUXERS = (
-    "mov,matroska,webm,avi,flv,asf,mpeg,mpegts,ogg,wav,aiff,flac,mp3,aac,amr,gif,png_pipe,jpeg_pipe,bmp_pipe,webp_pipe"
-)
-ALLOWED_FILES = (
-    "mp4, mov, m4a, mkv, webm, avi, flv, wmv, mpg, ts, ogg, opus, wav, aiff, flac, mp3, aac, amr, gif, png, jpg, bmp "
-    "or webp"
-)
 # Their headers state the length of the recording; the others have it estimated from bit rate or the file's own end.
 DECLARES_DURATION = {"mov", "matroska", "avi", "flv", "asf", "wav", "aiff", "flac"}
 MISSING_END_S = 1.0  # a file that ends this much before its declared end lost something; muxers round by less
-TEXT_CODECS = {"mov_text", "subrip", "srt", "webvtt", "text", "ass", "ssa"}  # bitmap subtitles hold no words
 ASS_OVERRIDE = re.compile(r"\{\\[^}]*\}")  # FFmpeg decodes every text subtitle to ASS: italics come as {\i1}
-MAX_PIXELS = 8192 * 4320  # 8K; a larger picture is a decompression bomb
-MAX_US = MAX_CLIP_S * 1_000_000
+PROBED_STREAMS = 1000  # as FFmpeg has it: beyond, it gives up over a file before it can be asked what is in it
+FLOAT_PIXELS = re.compile("f(16|32)[lb]e$")  # formats whose numbers may be none; no camera writes them
 MAX_HELD = 1000  # messages held back while the first frame, which alone knows the rotation, is awaited
 DECODER_THREADS = 4  # more only adds latency and memory for talking-head sizes
-PIXELS_PER_THREAD = 1 << 20  # two threads decode 640 x 480 no sooner, and take 40 % more of the two cores they share
+# Up to Full HD one thread: with more, the decoders of H.264, HEVC and MPEG-4 fill what damage left out from pictures
+# that another thread has not finished, and the same clip differs from one time to the next. Two threads also decode
+# 640 x 480 no sooner, and take 40 % more of the two cores they share.
+PIXELS_PER_THREAD = 1 << 21
+# Tags need not be UTF-8. PyAV before 19 refuses a clip over them unless told otherwise; later ones never do.
+ANY_TAGS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 class ClipError(Exception):
@@ -44,19 +47,36 @@ class Clip:
 
     def __init__(self, file: BinaryIO, request: dict[str, Any], emit: Emit) -> None:
         self.request, self._emit, self._held = request, emit, []
-        self.frames = self.samples = self.bad_packets = self.end_us = self._reached_us = 0
+        self.limits = Limits(**request["limits"])
+        self.frames = self.samples = self.bad_packets = self.bad_frames = 0
+        self.end_us = self._reached_us = self._seen = 0
+        self._stopped = False  # at a limit, so that the rest of the file is not missing
         self.warnings: list[str] = []
-        self.container = _open_container(file)
+        self.container = _open_container(file, self.limits)
         self.start_us = self.container.start_time or 0
         self.declared_us = max(0, self.container.duration or 0)
-        streams = [s for s in self.container.streams if s.codec_context is not None]  # None: no decoder for it
+        if len(self.container.streams) > self.limits.streams:
+            raise ClipError(
+                f"has {len(self.container.streams)} streams; at most {self.limits.streams} are read: keep the "
+                "speaker's, or raise the limit streams"
+            )
+        decodable = [s for s in self.container.streams if s.codec_context is not None]  # None: no decoder for it
+        streams = [s for s in decodable if s.codec_context.name in DECODERS]
         self.video = next((s for s in streams if s.type == "video" and not _is_cover_art(s)), None)
         self.audio = next((s for s in streams if s.type == "audio"), None)
-        self.captions = next((s for s in streams if s.codec_context.name in TEXT_CODECS), None)
+        self.captions = next((s for s in streams if s.codec_context.name in TEXT_DECODERS), None)
+        missing = {"video": self.video is None, "audio": self.audio is None}
+        left_out = sorted({s.codec_context.name for s in decodable if missing.get(s.type) and not _is_cover_art(s)})
         if self.video is None and self.audio is None:
-            raise ClipError("holds neither video nor audio that can be decoded; give a recording of somebody talking")
-        if self.video and self.video.codec_context.width * self.video.codec_context.height > MAX_PIXELS:
-            raise ClipError(f"has pictures of more than {MAX_PIXELS} pixels; scale it down to 8K or less")
+            codecs = f" (it is in {', '.join(left_out)}: convert it)" if left_out else ""
+            raise ClipError(
+                f"holds neither video nor audio that is decoded here{codecs}; give a recording of somebody talking"
+            )
+        self.warnings += [f"What is in the codec {name} was left out: it is not decoded here." for name in left_out]
+        if self.video and self.video.codec_context.width * self.video.codec_context.height > self.limits.pixels:
+            raise ClipError(
+                f"has pictures of more than {self.limits.pixels} pixels; scale it down, or raise the limit pixels"
+            )
 
     def decode(self) -> None:
         """Emit the whole clip apart from its footer."""
@@ -68,6 +88,7 @@ class Clip:
             self._send_header(None)
         if self.video in wanted:
             context = self.video.codec_context
+            context.options = {"max_pixels": str(self.limits.pixels)}  # of a picture further on, which may be larger
             context.thread_type = "AUTO"
             threads = -(-context.width * context.height // PIXELS_PER_THREAD)  # rounded up
             context.thread_count = min(max(threads, 1), DECODER_THREADS, os.cpu_count() or 1)
@@ -75,6 +96,7 @@ class Clip:
             try:
                 for item in stream.decode(packet):
                     if stream is self.video:
+                        self.bad_frames += item.is_corrupt
                         self._on_frame(item, grid, scaler)
                     elif stream is self.audio:
                         self.end_us = max(self.end_us, track.push(item))
@@ -94,8 +116,10 @@ class Clip:
             self.warnings.append("Not one sample of the sound could be decoded.")
         if self.bad_packets:
             self.warnings.append(f"The file is damaged: packets cut short or not decodable: {self.bad_packets}.")
+        if self.bad_frames:
+            self.warnings.append(f"The file is damaged: pictures that were guessed in part: {self.bad_frames}.")
         declares = self.container.format.name.split(",")[0] in DECLARES_DURATION
-        if declares and self.declared_us - self._reached_us > MISSING_END_S * 1e6:
+        if declares and not self._stopped and self.declared_us - self._reached_us > MISSING_END_S * 1e6:
             declared, reached = self.declared_us / 1e6, self._reached_us / 1e6
             self.warnings.append(f"The file declares {declared:.1f} s but ends after {reached:.1f} s: it was cut off.")
         return {
@@ -112,8 +136,12 @@ class Clip:
 
         All streams are read, wanted or not: how far they reach tells a file that was cut off.
         """
-        demuxer = self.container.demux()
-        while True:
+        demuxer, max_us = self.container.demux(), self.limits.seconds * 1_000_000
+        for count in itertools.count():
+            if count == self.limits.packets:
+                self._stopped = True
+                self.warnings.append(f"Only the first {count} packets were read, of {self._reached_us / 1e6:.1f} s.")
+                break
             try:
                 packet = next(demuxer, None)
             except av.error.FFmpegError as error:
@@ -125,10 +153,11 @@ class Clip:
                 continue
             if packet.pts is not None and packet.stream.time_base:
                 end_us = self._clip_us(packet.pts + (packet.duration or 0), packet.stream)
-                if end_us > MAX_US and self._reached_us > MAX_US // 2:
-                    self.warnings.append(f"Only the first {MAX_CLIP_S // 3600} hours were read.")
+                if end_us > max_us and self._reached_us > max_us // 2:
+                    self._stopped = True
+                    self.warnings.append(f"Only the first {self.limits.seconds} s were read.")
                     break
-                if end_us > MAX_US:  # a jump of hours is a broken timestamp
+                if end_us > max_us:  # a jump of hours is a broken timestamp
                     self.bad_packets += 1
                     continue
                 self._reached_us = max(self._reached_us, end_us)
@@ -140,11 +169,20 @@ class Clip:
                 yield stream, None
 
     def _on_frame(self, frame: Any, grid: FrameGrid, scaler: RgbScaler) -> None:
+        if FLOAT_PIXELS.search(frame.format.name):
+            raise ClipError(
+                f"has pictures of floating-point numbers ({frame.format.name}), which may be NaN; convert it"
+            )
         rotation = round(frame.rotation / 90) % 4 * 90
         self._send_header(rotation)
         period_us = round(1e6 / (self.video.average_rate or 25)) if not self._is_image() else 0
         time_us = self.end_us if frame.pts is None else self._clip_us(frame.pts, self.video)
         self.end_us = max(self.end_us, time_us + period_us)
+        self._seen += 1
+        if self._seen > self.limits.frame_rate * (1 + self.end_us / 1e6):
+            raise ClipError(
+                f"has more than {self.limits.frame_rate} pictures a second; convert it, or raise the limit frame_rate"
+            )
         if grid.takes(time_us):
             self.frames += 1
             fields, pixels = scaler.convert(frame, self._aspect())
@@ -205,19 +243,24 @@ class Clip:
             self._send_header(None)
 
 
-def _open_container(file: BinaryIO) -> Any:
+def _open_container(file: BinaryIO, limits: Limits) -> Any:
     # A file object without a name, as opened from a descriptor: FFmpeg would take "http:..." or "concat:..." in a name
     # for a protocol, and "%d.png" for a series of images.
-    options = {"format_whitelist": ALLOWED_DEMUXERS, "protocol_whitelist": "none"}
+    options = {
+        "format_whitelist": DEMUXERS,
+        "protocol_whitelist": "none",
+        "codec_whitelist": ",".join(DECODERS),  # for the look into each stream at the start
+        "max_streams": str(max(PROBED_STREAMS, limits.streams)),
+    }
     try:
-        return av.open(file, "r", container_options=options, metadata_errors="replace")
+        return av.open(file, "r", container_options=options, **ANY_TAGS)
     except av.error.FFmpegError as error:
         if error.errno == errno.EINVAL:  # FFmpeg's answer to a demuxer that is not on the list
-            problem = f"is not of a kind that is read here; give {ALLOWED_FILES}"
+            problem = f"is not of a kind that is read here; give {FILES}"
         elif os.pread(file.fileno(), 4, 4) == b"ftyp":
             problem = "is an MP4 whose index (moov) is missing or damaged, as after a cut-off recording; repair it"
         else:
-            problem = f"is no media file, or damaged at its start; give {ALLOWED_FILES}"
+            problem = f"is no media file, or damaged at its start; give {FILES}"
         raise ClipError(problem) from error
 
 

@@ -1,10 +1,12 @@
 """The wire between the reader and its decoder child: small, typed, and safe to read from a child that was taken over.
 
-A message is a prefix (kind, length of the fields, length of the payload), the fields as JSON, and the payload as bytes.
+Requests go over a Unix socket, which can carry a descriptor: the child is given the clip open, since it can open
+nothing. Answers come over a pipe. A message is a prefix (kind, length of the fields, length of the payload), the fields
+as JSON, and the payload as bytes.
 
 To the child:
 
-    REQUEST  path, video, audio, frame_rate, max_side
+    REQUEST  video, audio, frame_rate, max_side, limits; the clip's descriptor comes with its first byte
     TAKEN    the payload that has lain longest in a slot was read: the slot is free
 
 From the child, for each request:
@@ -31,8 +33,6 @@ from enum import IntEnum
 from typing import Any
 
 SAMPLE_RATE = 16_000  # Hz of all audio on the wire: what speech models and the acoustic features are made for
-MAX_CLIP_S = 4 * 3600  # seconds: of a longer clip the first four hours are read, and the footer says so
-MAX_CLIP_BYTES = 16 << 30  # four hours at 9 Mbit/s; every byte is read, for the hash of the file
 PREFIX = struct.Struct("<BII")
 MAX_FIELDS_BYTES = 1 << 20  # a caption is the largest JSON there is; a megabyte of subtitle text is no subtitle
 MAX_PAYLOAD_BYTES = 1 << 28  # an 8192 x 8192 RGB frame, larger than any that `max_side` can reasonably ask for

@@ -16,8 +16,9 @@ import pytest
 
 from psamf_edge.errors import InputError
 from psamf_edge.media import protocol
-from psamf_edge.media.protocol import MAX_CLIP_S, Kind
-from psamf_edge.media.reader import MediaReader, _event
+from psamf_edge.media.answers import Allowance, to_event
+from psamf_edge.media.protocol import Kind
+from psamf_edge.media.reader import MediaReader
 from tests.attacks.media import png, png_chunk, wav, zeros
 
 
@@ -38,13 +39,30 @@ def test_fields_inside_fields_without_end():
 )
 def test_times_that_are_infinite(kind, fields, size):
     with pytest.raises((KeyError, TypeError, ValueError)):
-        _event(kind, fields, np.zeros(size, np.uint8), [])
+        to_event(kind, fields, np.zeros(size, np.uint8), [], 60)
 
 
-@pytest.mark.parametrize("start_ms", [-5, 1000 * MAX_CLIP_S + 1, 10**15])
+@pytest.mark.parametrize("start_ms", [-5, 60_001, 10**15])
 def test_times_outside_of_any_clip(start_ms):
     with pytest.raises(ValueError, match="start_ms"):
-        _event(Kind.AUDIO, {"start_ms": start_ms}, np.zeros(8, np.uint8), [])
+        to_event(Kind.AUDIO, {"start_ms": start_ms}, np.zeros(8, np.uint8), [], 60)
+
+
+def test_answers_without_end():
+    """More than a clip of two seconds can hold; the sound alone would fill the memory of the reader."""
+    audio, second = {"start_ms": 0}, 4 * 16_000
+    for kind, fields, size, most in [
+        (Kind.FRAME, {}, 0, 2 * 10 + 1),
+        (Kind.AUDIO, audio, second, 62),
+        (Kind.CAPTION, {"text": "x" * (1 << 20)}, 0, 15),
+        (Kind.HEADER, {}, 0, 1),
+        (Kind.TAKEN, {}, 0, 0),
+    ]:
+        allowance = Allowance(2, 10.0)
+        for _ in range(most):
+            allowance.spend(kind, size, fields)
+        with pytest.raises(ValueError, match=f"unexpected {kind.name}"):
+            allowance.spend(kind, size, fields)
 
 
 def test_a_file_without_end(tmp_path):

@@ -22,6 +22,9 @@ from psamf_edge.bundle import DEFAULT_BUNDLE, MANIFEST, is_plain_name, open_bund
 from psamf_edge.dataset import read_rows
 from psamf_edge.errors import InputError, IntegrityError, PsamfError, UsageError
 from psamf_edge.media import protocol
+from psamf_edge.media.events import AudioChunk, ClipFooter, Frame
+from psamf_edge.media.limits import Limits
+from psamf_edge.media.reader import MediaReader
 from psamf_edge.words.subtitles import SUFFIXES, read_text_file
 from psamf_edge.words.transcript import Transcript
 from psamf_edge.words.utterances import plan_utterances
@@ -33,10 +36,11 @@ CLIP_MS = 60_000  # of the clip that fuzzed captions are laid over
 
 @dataclass(frozen=True)
 class Target:
-    """run: the thing itself. words: what is worth putting into its input."""
+    """run: the thing itself. words: what is worth putting into its input. made: the corpus, where it is no files."""
 
     run: Callable[[bytes], None]
     words: tuple[bytes, ...] = ()
+    made: Callable[[], list[bytes]] | None = None
 
     @property
     def name(self) -> str:
@@ -44,7 +48,9 @@ class Target:
 
     @property
     def corpus(self) -> list[bytes]:
-        """The inputs to start from: files of tests/fuzz/corpus/NAME."""
+        """The inputs to start from: files of tests/fuzz/corpus/NAME, or what was made."""
+        if self.made is not None:
+            return self.made()
         return [path.read_bytes() for path in sorted((CORPUS / self.name).iterdir())]
 
 
@@ -172,6 +178,52 @@ def media_protocol(data: bytes) -> None:
         return
 
 
+@cache
+def _clips() -> list[bytes]:
+    """A small clip of each family of containers and codecs."""
+    from tests import media_files as files
+
+    folder = _folder() / "clips"
+    folder.mkdir(exist_ok=True)
+    captions = [(0, 300, "Well, hello.")]
+    files.write_clip(folder / "a.mp4", 0.4, rate=16_000, captions=captions)
+    files.write_clip(folder / "b.mkv", 0.4, rate=16_000, audio_codec="pcm_s16le")
+    files.write_clip(folder / "c.webm", 0.4, video_codec="libvpx", audio_codec="libopus")
+    files.write_clip(folder / "d.avi", 0.2, video_codec="mpeg4", audio_codec="libmp3lame")
+    files.write_clip(folder / "e.ts", 0.4, video_codec="mpeg2video", audio_codec="mp2")
+    files.write_clip(folder / "f.wav", 0.2, size=None, rate=16_000, audio_codec="pcm_s16le")
+    files.write_clip(folder / "g.flac", 0.4, size=None, rate=16_000, audio_codec="flac")
+    files.write_image(folder / "h.png")
+    files.write_image(folder / "i.jpg")
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+@cache
+def _reader() -> MediaReader:
+    return MediaReader(Limits.of({"seconds": 600, "deadline": 30, "memory": 1 << 30}))
+
+
+def media_clip(data: bytes) -> None:
+    """A damaged clip, through the child. That the decoder dies over it is an answer, and the next clip gets another."""
+    path = _folder() / "clip"
+    path.write_bytes(data)
+    with allowed(InputError):
+        frame_ms, audio_end, footer = -1, None, None
+        for event in _reader().read(path, max_side=64):
+            match event:
+                case Frame():
+                    assert max(event.image.shape) <= 64
+                    assert event.time_ms >= frame_ms
+                    frame_ms = event.time_ms
+                case AudioChunk():
+                    assert np.isfinite(event.samples).all()
+                    assert audio_end is None or abs(16 * event.start_ms - audio_end) <= 16  # no hole, to a millisecond
+                    audio_end = (16 * event.start_ms if audio_end is None else audio_end) + len(event.samples)
+                case ClipFooter():
+                    footer = event
+        assert footer.partial == bool(footer.warnings)
+
+
 def onnx_file(data: bytes) -> None:
     with allowed(IntegrityError):
         refuse_external_data(data, "fuzzed.onnx")
@@ -259,6 +311,22 @@ TARGETS = {
         Target(vocabulary, (b"[UNK]\n", b"[CLS]\n", b"[SEP]\n", b"[PAD]\n", b"##", b"\r\n", b"\n\n")),
         Target(
             dataset, (b"id,clip,text,label", b"\r\n", b'"', b'""', b",", b"nan", b"1e9", b"-3", b"\xef\xbb\xbf", b"\0")
+        ),
+        Target(
+            media_clip,
+            (
+                b"moov",
+                b"mdat",
+                b"stts",
+                b"RIFF",
+                b"fmt ",
+                b"OpusHead",
+                b"\x1a\x45\xdf\xa3",
+                b"\xff" * 4,
+                bytes(8),
+                b"\x47",
+            ),
+            _clips,
         ),
         Target(media_protocol, (*JSON_WORDS, *(protocol.PREFIX.pack(kind, 2, 0) + b"{}" for kind in protocol.Kind))),
         Target(onnx_file, (b"location", b"\x70\x01", b"\x6a\x0f\x0a\x08location\x12\x03abc", b"\xff\xff\xff\xff\x7f")),
