@@ -16,7 +16,7 @@ import pytest
 from report_samples import make_result, make_segment
 
 from psamf_edge.report import render
-from psamf_edge.report.escape import csv_cell, encodable, id_cell, markup, printable, srt_text, vtt_text
+from psamf_edge.report.escape import csv_cell, encodable, id_cell, markup, printable, shown, srt_text, vtt_text
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 any_text = hypothesis.given(text=hypothesis.strategies.text(hypothesis.strategies.characters(exclude_categories=())))
@@ -31,6 +31,15 @@ def test_printable_is_one_line_without_controls(text):
     assert not [c for c in line if unicodedata.category(c) in ("Cc", "Cs")]
     assert not [c for c in line if unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI")]
     assert printable(line) == line
+
+
+@any_text
+def test_shown_keeps_the_lines_and_no_control(text):
+    safe = shown(text)
+    safe.encode()
+    assert safe.count("\n") == text.count("\n")
+    assert not [c for c in safe if unicodedata.category(c) in ("Cc", "Cs") and c != "\n"]
+    assert not [c for c in safe if unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI")]
 
 
 @any_text
@@ -151,7 +160,7 @@ def test_ffmpeg_finds_the_same_cues(format, text, tmp_path_factory):
     with av.open(str(path)) as container:
         stream = container.streams.subtitles[0]
         cues = [packet for packet in container.demux(stream) if packet.size]
-    assert [round(cue.pts * stream.time_base * 1000) for cue in cues] == [0, 1000]
+        assert [round(cue.pts * stream.time_base * 1000) for cue in cues] == [0, 1000]
     assert all(bytes(cue).decode().count("\n") == 0 for cue in cues)
 
 

@@ -1,6 +1,7 @@
 """The command line: data on stdout, everything else on stderr, and an exit code that says how it went.
 
-0 all well, 1 some inputs failed, 2 wrong use, 3 the environment lacks something, 4 integrity, 130 interrupted.
+0 all well, 1 some inputs failed, 2 wrong use, 3 the environment lacks something, 4 integrity, 130 interrupted,
+143 terminated.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from psamf_edge import __version__
-from psamf_edge.cli.output import write_stdout
+from psamf_edge.cli.streams import write_stdout
 from psamf_edge.doctor import examine
 from psamf_edge.doctor.finding import BROKEN, Finding
 from psamf_edge.errors import IntegrityError, MissingDependencyError

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
+from psamf_edge.cli.streams import echo, replace_closed
 from psamf_edge.errors import MissingDependencyError, PsamfError
 
 INTERRUPTED = 130  # 128 + SIGINT: what a shell reports for a program that this signal ends
+TERMINATED = 143  # 128 + SIGTERM
 EXTRAS = {  # packages that are no dependency, and the extra of psamf-edge that brings each
     **dict.fromkeys(("torch", "transformers", "onnx", "onnxscript", "safetensors", "tqdm"), "compile"),
     "matplotlib": "plot",
 }
 CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does: decoders end with it, and no unfinished file stays.
+
+    Left alone, it would take the process away between two instructions; and as the first process of a container, none.
+    """
 
 
 class LazyGroup(click.Group):
@@ -44,11 +56,16 @@ class LazyGroup(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run, report and exit."""
         self.debug = False  # until the options are read
+        replace_closed()
+        main_thread = threading.current_thread() is threading.main_thread()  # no other may set handlers
+        if main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminate)
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("psamf-edge: interrupted", err=True)
-            code = INTERRUPTED
+        except (KeyboardInterrupt, click.Abort) as error:
+            terminated = isinstance(error.__cause__ or error, Terminated)  # click wraps it in an Abort
+            echo(f"psamf-edge: {'terminated' if terminated else 'interrupted'}")
+            code = TERMINATED if terminated else INTERRUPTED
         except Exception as error:
             if self.debug and not isinstance(error, click.ClickException):
                 raise
@@ -57,11 +74,15 @@ class LazyGroup(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
 def say(message: str) -> None:
     """One line on stderr, free of control characters: file names and transcripts are part of messages."""
     from psamf_edge.report.escape import printable
 
-    click.echo(f"psamf-edge: {printable(message)}", err=True)
+    echo(f"psamf-edge: {printable(message)}")
 
 
 def describe(error: Exception) -> str:

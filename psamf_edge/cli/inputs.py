@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,14 @@ AUDIO = ".wav .mp3 .m4a .aac .flac .ogg .oga .opus .aif .aiff .wma .amr"
 IMAGE = ".jpg .jpeg .png .bmp .webp"
 SUFFIXES = frozenset(f"{VIDEO} {AUDIO} {IMAGE}".split())
 INFIX = ".sentiment"  # of the files that we write: talk.sentiment.png is no clip, and talk.sentiment.srt no transcript
+
+
+def words(text: str | None) -> str | None:
+    """An argument as the user typed it: UTF-8, where the locale says ASCII and Python kept the bytes as they were."""
+    try:
+        return text and os.fsencode(text).decode()
+    except UnicodeError:  # no UTF-8 either: what cannot be read is replaced further on
+        return text
 
 
 def expand(names: Sequence[str]) -> list[Path | str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from psamf_edge.cli.inputs import INFIX
+from psamf_edge.cli.streams import check_stdout, write_stdout
 from psamf_edge.errors import UsageError
 from psamf_edge.report import FORMATS, render
 from psamf_edge.result import Result
@@ -38,6 +39,7 @@ def open_sink(output: Path | None, format: str, clips: Sequence[Path]) -> Sink:
     """
     several = len(clips) > 1 and not FORMATS[format].multi_clip
     if output is None:
+        check_stdout()
         if several:
             raise UsageError(f"The format {format} holds one clip: name a folder with -o for {len(clips)} clips.")
         if format == BINARY and sys.stdout.isatty():
@@ -117,13 +119,6 @@ def _shortened(stem: str) -> str:
     return stem if len(data) <= MAX_STEM_BYTES else data[:MAX_STEM_BYTES].decode("utf-8", "ignore")
 
 
-def write_stdout(content: str | bytes) -> None:
-    """Bytes as they are, text as UTF-8 with its own line ends, whatever the terminal's encoding."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(content.encode() if isinstance(content, str) else content)
-    sys.stdout.buffer.flush()
-
-
 def write_file(path: Path, content: str | bytes) -> None:
     """Write the whole file or nothing: under another name first, then renamed. Raises OSError."""
     content = content.encode() if isinstance(content, str) else content
@@ -138,9 +133,11 @@ def write_file(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets only its user read
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(path)  # what was written into does not know its name
         raise
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
-import click
-
 from psamf_edge.cli.group import say
+from psamf_edge.cli.streams import echo
 from psamf_edge.report.escape import printable
 
 INTERVAL_S = 0.1  # between two drawings: the eye follows, and a slow terminal keeps up
@@ -34,7 +33,7 @@ class Progress:
         now = time.monotonic()
         if self._draws and now - self._drawn_at >= INTERVAL_S:
             self._drawn_at = now
-            click.echo(f"{CLEAR_LINE}[{self._number}/{self._total}] {self._name} {share:4.0%}", nl=False, err=True)
+            echo(f"{CLEAR_LINE}[{self._number}/{self._total}] {self._name} {share:4.0%}", nl=False)
 
     def line(self, message: str) -> None:
         """Something to keep, unless quiet."""
@@ -46,4 +45,4 @@ class Progress:
         """Take the changing line away, so that something else can be printed."""
         if self._draws and self._drawn_at:
             self._drawn_at = 0.0
-            click.echo(CLEAR_LINE, nl=False, err=True)
+            echo(CLEAR_LINE, nl=False)

@@ -28,6 +28,11 @@ def printable(text: str) -> str:
     return _UNSAFE.sub("\ufffd", " ".join(text.split()))
 
 
+def shown(text: str) -> str:
+    """Lines that are safe on a terminal: spaces and line feeds stay, other controls become U+FFFD."""
+    return "\n".join(_UNSAFE.sub("\ufffd", line.expandtabs()) for line in text.split("\n"))
+
+
 def markup(text: str) -> str:
     """`printable` text for the content or a quoted attribute of HTML and SVG."""
     return html.escape(printable(text), quote=True)
