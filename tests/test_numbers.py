@@ -1,21 +1,22 @@
-"""NaN and infinity are found and named wherever numbers come in; a clip gives the same bits in any company."""
+"""NaN and infinity are found and named wherever numbers come in: audio, frames, weights, labels, features."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import struct
-import subprocess
-import sys
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import media_files as files
 import numpy as np
 import pytest
 
 import psamf_edge
 from psamf_edge.audio.features import extract_counted
 from psamf_edge.dataset import read_rows
-from psamf_edge.errors import IntegrityError, PsamfError, UsageError
+from psamf_edge.errors import InputError, IntegrityError, PsamfError, UsageError
+from psamf_edge.media.events import Frame
+from psamf_edge.media.reader import MediaReader
 from psamf_edge.metrics import evaluate_scores
 
 SAMPLE = Path(psamf_edge.__file__).parent / "data" / "sample.mp4"
@@ -62,6 +63,39 @@ def test_sound_of_nothing_but_nan(analyzer, tmp_path):
     assert result.segments[0].modalities["audio"].state == "missing"
     with pytest.raises(PsamfError, match="not numbers"):
         analyzer(path)
+
+
+def float_film(path: Path, value: float, form: str = "gbrpf32le") -> Path:
+    """Pictures in floating point, grey but for `value` in their first rows."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=files.FPS, options={"level": "4", "strict": "experimental"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, form
+        frame = av.VideoFrame(64, 48, form)
+        for plane in frame.planes:
+            numbers = np.full(plane.buffer_size // 4, 0.5, np.float32)
+            numbers[:200] = value
+            plane.update(numbers.tobytes())
+        frame.pts, frame.time_base = 0, Fraction(1, files.FPS)
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    return path
+
+
+@pytest.mark.parametrize("value", [0.5, *BAD])
+def test_pictures_that_may_hold_no_numbers_are_refused_by_name(analyzer, tmp_path, value):
+    """To convert them is to make black or white of what is no number, and nobody would know."""
+    with pytest.raises(InputError, match=r"floating-point numbers \(gbrpf32le\)"):
+        analyzer(float_film(tmp_path / "film.mkv", value), text="It was good.")
+
+
+def test_pictures_of_16_bits_hold_numbers_only(tmp_path):
+    context = av.CodecContext.create("png", "w")
+    context.width, context.height, context.pix_fmt, context.time_base = 64, 48, "rgb48be", Fraction(1, 25)
+    frame = av.VideoFrame.from_ndarray(files.picture(0), format="rgb24").reformat(format="rgb48be")
+    path = tmp_path / "deep.png"
+    path.write_bytes(b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)]))
+    with MediaReader() as reader:
+        (read,) = [event.image for event in reader.read(path) if isinstance(event, Frame)]
+    assert np.abs(read.astype(int) - files.picture(0)).max() <= 1  # 16 bits are rounded to 8
 
 
 @pytest.mark.parametrize("value", BAD)
@@ -128,44 +162,3 @@ def test_weights_that_are_no_file(tmp_path, content):
     (tmp_path / "student.json").write_text("{")
     with pytest.raises(IntegrityError, match="not valid JSON"):
         read_weights(tmp_path, "student")
-
-
-# The same bits
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory) -> list[Path]:
-    """The sample, a sound with words, a sound without, and a film without sound or words."""
-    folder = tmp_path_factory.mktemp("clips")
-    paths = [Path(shutil.copy(SAMPLE, folder / "talk.mp4"))]
-    for index in range(2):
-        paths.append(float_wav(folder / f"voice{index}.wav", babble(3, seed=index)))
-    paths[1].with_suffix(".txt").write_text("I was glad to be there. It ended badly.")
-    return paths
-
-
-def said(result) -> str:
-    """All that a result says but for the time it took, with every digit."""
-    return repr(
-        (result.clip, result.sha256, result.duration_ms, result.model, result.score, result.segments, result.warnings)
-    )
-
-
-def test_a_clip_has_the_same_score_alone_and_in_every_order(analyzer, clips):
-    alone = {}
-    for clip in clips:
-        with psamf_edge.load(device="cpu") as fresh:
-            alone[clip] = said(fresh(clip))
-    for order in (clips[::-1], [clips[1], clips[2], clips[1], clips[0]]):
-        for clip in order:
-            assert said(analyzer(clip)) == alone[clip]
-
-
-def test_two_processes_write_the_same_bytes(clips):
-    def run(order: list[Path]) -> dict[str, str]:
-        command = [sys.executable, "-m", "psamf_edge", "infer", "-q", "--device", "cpu", *map(str, order)]
-        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-        results = map(json.loads, lines)
-        return {result["clip"]: json.dumps({**result, "timing_ms": None}) for result in results}
-
-    assert run(clips) == run(clips[::-1])

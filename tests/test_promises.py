@@ -5,6 +5,7 @@ Each is taken away from every process of a real run, the decoder's included, by 
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -115,3 +116,32 @@ def test_evaluation_and_doctor_without_any_of_them(poisoned, tmp_path):
     assert (done.returncode, used) == (0, []), done.stderr
     done, used, _ = poisoned("-m", "psamf_edge", "doctor")
     assert (done.returncode, used) == (0, []), done.stderr
+
+
+@pytest.fixture
+def empty_home(tmp_path):
+    """A home, a folder for temporary files and a working directory in one, with nothing in it; and what leads there."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    return home, {**environment, "HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+
+
+def test_a_run_writes_nothing_but_its_answer(empty_home):
+    """ONNX Runtime's telemetry, where a wheel has it, would leave an identifier and a database in the home."""
+    home, environment = empty_home
+    command = [sys.executable, "-m", "psamf_edge", "infer", "-q", str(SAMPLE)]
+    done = subprocess.run(command, env=environment, cwd=home, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert list(home.rglob("*")) == []
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, which also sees what native code does")
+def test_no_native_code_opens_a_network_socket(empty_home, tmp_path):
+    home, environment = empty_home
+    trace = ["strace", "-f", "-e", "trace=socket,connect", "-o", str(tmp_path / "trace")]
+    if subprocess.run([*trace, "true"], capture_output=True).returncode:
+        pytest.skip("processes may not be traced here")
+    command = [*trace, sys.executable, "-m", "psamf_edge", "infer", "-q", "--text", "It was good."]
+    assert subprocess.run(command, env=environment, cwd=home, capture_output=True).returncode == 0
+    assert "AF_INET" not in (tmp_path / "trace").read_text()
