@@ -12,10 +12,11 @@ from datetime import date
 from pathlib import Path
 
 from psamf_edge.bench import series
+from psamf_edge.bench.conditions import busy_cores
 from psamf_edge.bench.series import take_turns
 from psamf_edge.doctor.machine import processor
 
-__all__ = ["RESULTS", "machine", "save", "summary", "take_turns"]
+__all__ = ["RESULTS", "busy_cores", "machine", "save", "summary", "take_turns"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,9 +41,9 @@ def machine() -> dict[str, str]:
     }
 
 
-def save(name: str, record: dict) -> Path:
-    """Write benchmarks/results/NAME.json."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def save(name: str, record: dict, elsewhere: Path | None = None) -> Path:
+    """Write benchmarks/results/NAME.json, or a file elsewhere."""
+    path = elsewhere or RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path

@@ -1,4 +1,4 @@
-"""Write the measured tables of README.md and the model card: python -m benchmarks.readme
+"""Write the measured tables of README.md, the model card and docs: python -m benchmarks.readme
 
 Each table is made from a committed result file and stands between <!-- NAME --> and <!-- /NAME -->. No number of those
 tables is typed by hand.
@@ -14,12 +14,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.tables import ablations, conflicts, table
+from benchmarks import across_machines
+from benchmarks.cpu_tables import peers, precisions, settings
+from benchmarks.tables import ablations, calibration_in_short, conflicts, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 WEIGHTS = ROOT / "compile" / "weights" / "default"
-DOCUMENTS = (ROOT / "README.md", WEIGHTS / "MODEL_CARD.md")
+DOCUMENTS = (ROOT / "README.md", WEIGHTS / "MODEL_CARD.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def demo() -> str:
@@ -145,6 +147,12 @@ def conflicting() -> str:
     return conflicts(json.loads((RESULTS / "conflicts.json").read_text())["corpora"])
 
 
+def of_file(make: Callable[[dict], str], name: str) -> str:
+    """A table of one result file as it is, or how to make that."""
+    path = RESULTS / f"{name}.json"
+    return make(json.loads(path.read_text())) if path.is_file() else f"Not measured yet: `python -m benchmarks.{name}`."
+
+
 TABLES = {  # from files: the same on every machine
     "latency": latency,
     "accuracy": accuracy,
@@ -155,7 +163,12 @@ TABLES = {  # from files: the same on every machine
     "distillation": partial(ablation, "distillation"),
     "students": partial(ablation, "students"),
     "conflicts": conflicting,
+    "calibration": partial(of_file, calibration_in_short, "calibration"),
     "dependencies": dependencies,
+    "machines": across_machines.overview,
+    "peers": partial(of_file, peers, "peers"),
+    "precisions": partial(of_file, precisions, "cpu_choices"),
+    "settings": partial(of_file, settings, "cpu_choices"),
 }
 
 

@@ -111,3 +111,32 @@ def shift_cell(row: dict) -> str:
     """A shift, its interval and its direction."""
     interval = "" if row["interval"] is None else " [{:+.2f}, {:+.2f}]".format(*row["interval"])
     return f"{row['shift']:+.2f}{interval}" + (f" {row['direction']}" if "direction" in row else "")
+
+
+def calibration(record: dict) -> str:
+    """What eight bits on a GPU cost, by the way that their ranges are found: every row measured."""
+    return _calibration(record, record["rows"])
+
+
+def calibration_in_short(record: dict) -> str:
+    """The same with two rows for each rival: without smoothing, and with the alpha that came nearest on this data."""
+    rivals: dict[tuple, list[dict]] = {}
+    for row in record["rows"]:
+        plain = row["smoothing"] in ("", "none", "by activation")
+        rivals.setdefault((row["precision"], row["ranges"], plain, row["products"], row["data"]), []).append(row)
+    return _calibration(record, [min(rows, key=lambda row: row["valid"]["gap"]) for rows in rivals.values()])
+
+
+def _calibration(record: dict, rows: list[dict]) -> str:
+    exact, company = record["fp32"], rows[0]["composed"]["n"]
+    header = [
+        f"MOSI validation ({exact['n']})", "ranges from", "smoothing", "products", "calibrated on", "MAE", "Acc-2 non0",
+        "mean gap to fp32", "worst", f"mean gap with voice and face ({company})", "worst", "within bounds",
+    ]  # fmt: skip
+    lines = [["fp32", *[""] * 4, f"{exact['mae']:.3f}", f"{exact['acc2_non0']:.3f}", *[""] * 5]]
+    for row in rows:
+        how = [row[name] if row["ranges"] else "" for name in ("ranges", "smoothing", "products", "data")]
+        scores = [f"{row['valid'][name]:.3f}" for name in ("mae", "acc2_non0")]
+        gaps = [f"{row[of][name]:.3f}" for of in ("valid", "composed") for name in ("gap", "worst")]
+        lines.append([row["precision"], *how, *scores, *gaps, "yes" if row["within_bounds"] else "no"])
+    return table(header, lines)

@@ -1,6 +1,7 @@
 """What `psamf-edge doctor` says of machines that are not this one, and of this one."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -12,9 +13,10 @@ from psamf_edge.cli.doctor import as_text, doctor
 from psamf_edge.doctor import machine, packages
 from psamf_edge.doctor.finding import STATES, Finding
 from psamf_edge.doctor.model import bundle_findings, cache_finding
+from psamf_edge.engine_cache import EngineCache
 
 ORIN_CPU = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes asimdrdm asimddp\n"
-OLD_CPU = "model name\t: An old one\nflags\t\t: fpu sse2 avx2\n"
+OLD_CPU = "model name\t: An old one\nflags\t\t: fpu sse2 avx\n"
 
 
 def test_this_machine_can_do_its_work():
@@ -34,8 +36,9 @@ def test_int8_without_its_instructions(root):
     assert found.state == "note"
     assert "An old one" in found.detail
     assert "--precision fp32" in found.mend
-    root("proc/cpuinfo", ORIN_CPU)
-    assert machine.processor().state == "ok"
+    for fast in (ORIN_CPU, OLD_CPU.replace("avx", "avx avx2")):
+        root("proc/cpuinfo", fast)
+        assert machine.processor().state == "ok"
 
 
 def test_a_system_that_tells_nothing(root):
@@ -143,10 +146,24 @@ def test_a_damaged_bundle(monkeypatch, tmp_path):
 def test_where_engines_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("PSAMF_EDGE_CACHE", str(tmp_path / "not" / "yet"))
     assert cache_finding().state == "ok"
-    (tmp_path / "kept" / "engines").mkdir(parents=True)
-    (tmp_path / "kept" / "engines" / "one").write_bytes(bytes(3_000_000))
+    assert not (tmp_path / "not").exists()
+    cache = EngineCache(tmp_path / "kept")
+    with cache.lock():
+        cache.put("one", bytes(3_000_000), {})
     monkeypatch.setenv("PSAMF_EDGE_CACHE", str(tmp_path / "kept"))
-    assert cache_finding().detail.endswith("1 files, 3.0 MB")
+    assert cache_finding().state == "ok"
+    assert cache_finding().detail.endswith("3 files, 3.0 MB")
+    (tmp_path / "kept" / "engines" / "one").write_bytes(b"damaged")
+    found = cache_finding()
+    assert found.state == "note"
+    assert "3 files, 0.0 MB; 1 will be built again when needed" in found.detail
+    assert "one is damaged" in found.detail
+    if hasattr(os, "geteuid"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+            assert "belongs to another user" in cache_finding().detail
+        (tmp_path / "kept").chmod(0o777)
+        assert "can be written by others: `chmod go-w" in cache_finding().detail
     monkeypatch.setattr("os.access", lambda path, mode: False)
     found = cache_finding()
     assert found.state == "note"

@@ -10,13 +10,14 @@ from psamf_edge.bundle import Bundle
 from psamf_edge.errors import MissingDependencyError, UsageError
 from psamf_edge.plan import Features, Outputs
 
-DEVICES = ("auto", "cpu", "cuda")
+ONNXRUNTIME_GPU = ("onnxruntime-cuda", "onnxruntime-tensorrt")
+DEVICES = ("auto", "cpu", "cuda", *ONNXRUNTIME_GPU)
 
 
 class Backend(Protocol):
     """A loaded model. Use it as a context manager."""
 
-    name: str  # "onnxruntime" or "tensorrt"
+    name: str  # "onnxruntime", one of ONNXRUNTIME_GPU, or "tensorrt"
     precision: str
     note: str | None  # what the user should know about the choice of device
 
@@ -40,12 +41,13 @@ def open_backend(bundle: Bundle, device: str = "auto", threads: int = 1) -> Back
         bundle: what `open_bundle` gave.
         device: "cpu"; "cuda", which never falls back to the CPU; or "auto": the GPU if the bundle was compiled for one
             and there is one, else the CPU, with the reason in `Backend.note`, if its plan holds no CUDA kernel.
-            TensorRT builds what engines the bundle lacks, which takes minutes, once.
+            TensorRT builds what engines the bundle lacks, which takes minutes, once. Or one of ONNXRUNTIME_GPU:
+            ONNX Runtime on a GPU, which never falls back either.
         threads: for the CPU. One is fastest for short utterances.
 
     Raises:
         UsageError: an unknown device, or a bundle that the device cannot run.
-        MissingDependencyError: "cuda" was asked for and something it needs is not here.
+        MissingDependencyError: a GPU was asked for and something it needs is not here.
         IntegrityError: a file of the bundle is damaged, or an engine does not load.
         BuildError: TensorRT builds no engine of a segment.
     """
@@ -56,11 +58,13 @@ def open_backend(bundle: Bundle, device: str = "auto", threads: int = 1) -> Back
         raise UsageError(f"Unknown device {device!r}; allowed are {', '.join(DEVICES)}.")
     if threads < 1:
         raise UsageError(f"threads is {threads}; allowed is 1 or more.")
+    if device in ONNXRUNTIME_GPU:
+        return OnnxRuntimeBackend(bundle, device, threads)
     if device == "cuda":
         if bundle.target != "cpu":
             return TensorRTBackend(bundle)
         try:
-            return OnnxRuntimeBackend(bundle, device, threads)
+            return OnnxRuntimeBackend(bundle, "onnxruntime-cuda", threads)
         except MissingDependencyError:
             with suppress(MissingDependencyError):  # the first lack is the one that is least to mend
                 return TensorRTBackend(bundle)

@@ -32,12 +32,47 @@ class StrictSession(ort.InferenceSession):
         return outputs
 
 
+# on 50 tokens of width 384 the fused kernel takes 100 us, Add and LayerNormalization together 20 (ONNX Runtime 1.31)
+DISABLED = ("SkipLayerNormFusion",)
+
+
+def session_options(
+    threads: int = 1,
+    level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    arena: bool = True,
+    spinning: bool = False,
+    integer_products: bool = True,
+) -> ort.SessionOptions:
+    """What every session is opened with. The defaults are those that benchmarks/cpu_choices.py measured as best.
+
+    Args:
+        threads: intra-op threads.
+        level: of graph optimisation.
+        arena: whether buffers are kept from one run to the next.
+        spinning: whether threads without work wait at full load for some, to begin a little sooner.
+        integer_products: whether a product between Q/DQ nodes may become one of integers. On x86 processors without
+            VNNI those overflow in silence, as TensorRT's do not; without, it is one of floats that were rounded.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = level
+    options.enable_cpu_mem_arena = arena
+    options.log_severity_level = 3  # errors only: stdout and stderr belong to the user
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # its own format is not what was checked
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.disable_quant_qdq", str(int(not integer_products)))
+    return options
+
+
 def open_session(
     onnx_bytes: bytes,
     name: str,
     threads: int = 1,
-    providers: tuple = ("CPUExecutionProvider",),
+    providers: Sequence = ("CPUExecutionProvider",),
     kind: type[ort.InferenceSession] = StrictSession,
+    integer_products: bool = True,
 ) -> ort.InferenceSession:
     """Open a model from bytes that were already read and verified; never from a path (see external_data).
 
@@ -45,25 +80,23 @@ def open_session(
         onnx_bytes: the serialised ONNX model.
         name: what to call it in errors.
         threads: intra-op threads. One is fastest for the small nets here (benchmarks/results).
-        providers: ONNX Runtime execution providers, in order.
+        providers: ONNX Runtime's execution providers in order, each a name or a pair of name and options.
         kind: ONNX Runtime's own session for who checks inputs and outputs.
+        integer_products: as in `session_options`; False for what was made for a GPU.
 
     Raises:
         IntegrityError: the bytes are not a model that ONNX Runtime can load, or keep weights in another file.
     """
     refuse_external_data(onnx_bytes, name)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3  # errors only: stdout and stderr belong to the user
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # its own format is not what was checked
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a core
-    # on 50 tokens of width 384 the fused kernel takes 100 us, Add and LayerNormalization together 20 (ONNX Runtime
-    # 1.31)
-    disabled = ["SkipLayerNormFusion"]
+    options = session_options(threads, integer_products=integer_products)
     try:
-        session = kind(onnx_bytes, options, providers=list(providers), disabled_optimizers=disabled)
+        session = kind(
+            onnx_bytes,
+            options,
+            providers=list(providers),
+            disabled_optimizers=list(DISABLED),
+            enable_fallback=0,  # to another provider, which ONNX Runtime's Python would tell on stdout
+        )
     except Exception as error:  # onnxruntime raises many private classes
         raise IntegrityError(f"The model {name} cannot be loaded by ONNX Runtime {ort.__version__}: {error}") from error
     session.name = name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from psamf_edge.bundle import open_bundle
 from psamf_edge.doctor.finding import BROKEN, MISSING, NOTE, OK, Finding
-from psamf_edge.engine_cache import VARIABLE, default_root
+from psamf_edge.engine_cache import VARIABLE, EngineCache, default_root
 from psamf_edge.errors import PsamfError
 
 GROUP = "bundle"
@@ -37,8 +37,8 @@ def bundle_findings(path: Path | None) -> list[Finding]:
 
 
 def cache_finding() -> Finding:
-    """The folder of the engines that are built here, which need not be there yet."""
-    mend = f"export {VARIABLE}=FOLDER, one that this user may write: without it engines are built anew each time"
+    """The folder of the engines that are built here, which need not be there yet, and whether it can be used."""
+    mend = f"export {VARIABLE}=FOLDER, one of this user's own: without it engines are built anew each time"
     try:
         root = default_root()
     except RuntimeError as error:
@@ -48,4 +48,13 @@ def cache_finding() -> Finding:
     detail = f"{root}, {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB"
     if not os.access(there, os.W_OK):
         return Finding(GROUP, "engine cache", NOTE, f"{detail}; it cannot be written", mend)
+    if there == root:
+        cache = EngineCache(root)
+        if cache.problem is not None:
+            return Finding(GROUP, "engine cache", NOTE, cache.problem, mend)
+        if refused := cache.refused():
+            detail = f"{detail}; {len(refused)} will be built again when needed: {refused[0]}"
+            return Finding(
+                GROUP, "engine cache", NOTE, detail, f"rm -r '{root / 'engines'}', or leave it to the next run"
+            )
     return Finding(GROUP, "engine cache", OK, detail)
