@@ -126,6 +126,7 @@ def test_settings_are_shown_without_the_folders(tmp_path):
 
 
 def test_a_wrong_setting_ends_the_command_before_anything_is_written(tmp_path):
+    pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
     folders = ["--data", str(tmp_path), "--bert", str(tmp_path), "-o", str(tmp_path / "out")]
     result = run("train", "student", *folders, "--set", "batch=none")
     assert result.exit_code == 2
