@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.tables import METRICS
-from benchmarks.training_runs import NOTE, RECORD, minutes_of, read_json, table_folder, table_name
+from benchmarks.training_runs import NOTE, minutes_of, read_json, table_folder, table_name
 from benchmarks.variants import CORPORA, TABLES, Variant
+from psamf_edge.compile.training.record import RECORD
 from psamf_edge.compile.training.validation import SUBSETS
 from psamf_edge.errors import UsageError
 

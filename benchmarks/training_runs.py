@@ -25,6 +25,7 @@ from psamf_edge.compile.training.files import atomic
 from psamf_edge.compile.training.log import Log
 from psamf_edge.compile.training.objective import PretrainedText
 from psamf_edge.compile.training.options import CommonOptions
+from psamf_edge.compile.training.record import RECORD
 from psamf_edge.compile.training.settings import LoopSettings
 from psamf_edge.compile.training.student import train_student
 from psamf_edge.compile.training.teacher import train_psamf
@@ -32,7 +33,7 @@ from psamf_edge.compile.training.training_data import read_voices_and_faces
 from psamf_edge.errors import UsageError
 
 COMMAND = "python -m benchmarks.ablations"
-RECORD, NOTE = "training.json", "run.json"  # the training's own result, and what it does not say of itself
+NOTE = "run.json"  # what the training's own record does not say
 FEATURES = ("speech.npz", "faces-train.npz", "faces-valid.npz")
 # what an interrupted run would go on from: several times the size of what is kept
 WORKING = ("checkpoints", "text-stage.safetensors", "personality*.npz", "knowledge.npz", *FEATURES)

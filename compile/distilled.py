@@ -9,6 +9,7 @@ from pathlib import Path
 
 from psamf_edge.compile.training.files import atomic
 from psamf_edge.compile.training.options import CommonOptions, DataOption
+from psamf_edge.compile.training.record import RECORD
 from psamf_edge.errors import UsageError
 
 ORIGIN = "distilled-from.json"
@@ -41,7 +42,7 @@ def distil_first(
         "data": [str(path.resolve()) for path in ([chosen] if isinstance(chosen, Path) else chosen)],
     }
     _remember(folder, origin)
-    if (folder / "training.json").is_file():  # the last file that a training writes
+    if (folder / RECORD).is_file():
         log(f"{teacher} was distilled into {folder} before")
         return folder
     from psamf_edge.compile.distillation.settings import DistilSettings
@@ -60,7 +61,7 @@ def distil_first(
 def _remember(folder: Path, origin: dict) -> None:
     path = folder / ORIGIN
     if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and {file.name for file in folder.iterdir()} - {f"{ORIGIN}.new"}:  # which a kill leaves
             raise UsageError(f"{folder} holds something else than a distillation: name another folder with --student.")
         with atomic(path) as new:
             new.write_text(json.dumps(origin, indent=2) + "\n")

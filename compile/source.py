@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from psamf_edge.audio.framing import HOP_MS
 from psamf_edge.bundle import MANIFEST, Bundle, PlanKernel, Shapes, open_bundle
+from psamf_edge.compile.training.record import RECORD
 from psamf_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _carried_files(weights: Path) -> dict[str, bytes]:
 
 
 def _training_record(weights: Path) -> dict:
-    path = weights / "training.json"
+    path = weights / RECORD
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")

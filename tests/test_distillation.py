@@ -390,7 +390,9 @@ def test_a_student_may_begin_where_another_ended(corpora, tmp_path):
 def test_sentences_without_labels_get_the_teachers_scores(corpora, tmp_path):
     teacher = write_teacher(tmp_path / "teacher", corpora)
     sentences = [np.array(ids, np.int64) for ids in ([2, 7, 3], [2, 8, 9, 3])]
-    (taught,) = open_source([teacher], tmp_path, Compute(), SETTINGS, sentences=sentences).taught()
+    source = open_source([teacher], tmp_path, Compute(), SETTINGS, sentences=sentences)
+    (taught,) = source.taught()
+    assert source.unlabelled == 2
     assert [list(ids) for ids in taught.ids] == [[2, 7, 3], [2, 8, 9, 3]]
     own = make_teacher(corpora)
     encoder = torch.zeros(2, 32)  # with words alone nothing is shifted by it

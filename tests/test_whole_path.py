@@ -122,9 +122,11 @@ def weights(data, caches, bert, parts, tmp_path_factory):
     run("train", "teacher", "--data", data, "--bert", bert, "--personality", folder / "personality", "--parts", parts,
         "-o", folder / "teacher", "--epochs", 4, "--set", "text_lr=2e-3", "--set", "new_lr=2e-3", "--set", "batch=16",
         "--set", "average_decay=0.9", *QUICK)  # fmt: skip
+    (folder / "further.csv").write_text("said\nit good tea\nday bad it\n")
     run("distill", folder / "teacher", "--data", data, "--parts", parts, "-o", folder / "student", "--text-blocks", 2,
         "--set", "text_epochs=4", "--set", "trunk_lr=2e-3", "--set", "batch=16", "--set", "voice_steps=60",
-        "--set", "fusion_epochs=2", "--set", "average_decay=0.9", *QUICK)  # fmt: skip
+        "--set", "fusion_epochs=2", "--set", "average_decay=0.9",
+        "--sentences", f"{folder}/further.csv:said", *QUICK)  # fmt: skip
     return folder / "student"
 
 
@@ -133,6 +135,8 @@ def test_the_student_has_learnt_the_word(weights):
     assert record["metrics"]["text mosi"]["acc2_non0"] == 1.0  # one word decides, and the teacher knows it
     assert record["settings"]["text_blocks"] == 2
     assert "distill" in record["command"]
+    assert "further.csv:said" in record["command"]
+    assert record["data"]["sentences without labels"] == 2
     assert record["calibration"]
 
 

@@ -73,6 +73,11 @@ class WordTeacher:
         """What the teachers know, each sentence read once."""
         return Library(self.ask, self.lesson.cache, self.lesson.key)
 
+    @property
+    def unlabelled(self) -> int:
+        """Sentences without labels."""
+        return len(self.lesson.sentences)
+
     def taught(self) -> list[TextSet]:
         """The sentences without labels, with the teachers' scores for labels."""
         sentences = list(self.lesson.sentences)

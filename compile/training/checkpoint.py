@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.training.files import atomic, write_tensors
 from psamf_edge.compile.training.state import State
 
 VERSION = 1  # of what a checkpoint holds
@@ -37,7 +37,7 @@ class Checkpoint:
     def __init__(
         self, path: Path, identity: dict[str, Any], say: Callable[[str], None], most_time: float = MOST_TIME
     ) -> None:
-        self.path, self.before = path, path.with_name(f"{path.stem}.before{path.suffix}")
+        self.path, self.before = path, _before(path)
         self.identity = hashlib.sha256(json.dumps([VERSION, identity], sort_keys=True).encode()).hexdigest()
         self.say, self.most_time = say, most_time
         self.begun, self.spent = time.monotonic(), 0.0
@@ -62,14 +62,12 @@ class Checkpoint:
 
     def write(self, state: State) -> None:
         """Make this the last checkpoint."""
-        from safetensors.torch import save_file
-
         begun = time.monotonic()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
         values = json.dumps(state.values)
         metadata = {"identity": self.identity, "values": values, "sha256": _digest(tensors, values)}
         with atomic(self.path) as new:
-            save_file(tensors, new, metadata=metadata)
+            write_tensors(new, tensors, metadata)
             if self.last_is_good:
                 os.replace(self.path, self.before)
         self.last_is_good = True
@@ -78,6 +76,10 @@ class Checkpoint:
     def finish(self, state: State) -> None:
         """Leave this one alone: a stage that is over needs no way back."""
         self.write(state)
+        self.forget_before()
+
+    def forget_before(self) -> None:
+        """Remove the one before: of a stage that was over when a kill came, it may be there still."""
         self.before.unlink(missing_ok=True)
 
     def _load(self, path: Path) -> State:
@@ -94,6 +96,16 @@ class Checkpoint:
         if metadata["sha256"] != _digest(tensors, metadata["values"]):
             raise ValueError("it is damaged (its hash differs)")
         return State(tensors, json.loads(metadata["values"]))
+
+
+def remove(path: Path) -> None:
+    """Remove the checkpoints whose last one has this path."""
+    path.unlink(missing_ok=True)
+    _before(path).unlink(missing_ok=True)
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.before{path.suffix}")
 
 
 def _digest(tensors: dict[str, torch.Tensor], values: str) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psamf_edge.compile.training.checkpoint import MOST_TIME, Checkpoint
+from psamf_edge.compile.training.checkpoint import MOST_TIME, Checkpoint, remove
 from psamf_edge.compile.training.device import Compute
 from psamf_edge.compile.training.log import Log
 from psamf_edge.compile.training.loop import Trainer
@@ -64,7 +64,7 @@ class Run:
     def forget(self, stage: str) -> None:
         """Remove the checkpoint of a stage whose result is kept elsewhere."""
         if self.folder is not None:
-            self._path(stage).unlink(missing_ok=True)
+            remove(self._path(stage))
 
     def _path(self, stage: str) -> Path:
         return self.folder / f"{stage}.safetensors"
@@ -187,6 +187,8 @@ def run_epochs(
         if "result" in found.values:
             _Result(trainer).restore(found.part("result"))
             chance.restore(found.part("chance"))
+            if compute.is_main:
+                checkpoint.forget_before()
             return
         for name, part in parts.items():
             part.restore(found.part(name))

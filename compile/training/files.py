@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -17,6 +19,28 @@ def atomic(path: Path) -> Iterator[Path]:
     _sync(new)
     os.replace(new, path)
     _sync(path.parent)  # the rename as well
+
+
+def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Tensors as safetensors, to a path that `atomic` gave.
+
+    The library writes under a name of its own beside the one that it is given, and a kill would leave that behind: it
+    gets a folder, which the next run removes.
+    """
+    from safetensors.torch import save_file
+
+    folder = path.with_name(path.name + ".folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    save_file(tensors, folder / path.name, metadata=metadata)
+    os.replace(folder / path.name, path)
+    folder.rmdir()
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file, by way of `atomic`."""
+    with atomic(target) as new:
+        shutil.copyfile(source, new)
 
 
 def _sync(path: Path) -> None:

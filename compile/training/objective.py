@@ -44,6 +44,8 @@ def score_objective(scored: Scored, settings: TrainSettings) -> Loss:
 class Source(Protocol):
     """What a student is made from."""
 
+    unlabelled: int  # sentences that `taught` gives
+
     def check_sizes(self, audio_features: int, face_features: int) -> None:
         """Raise UsageError where data with such steps of voice and face cannot be learnt from."""
         ...
@@ -70,6 +72,7 @@ class PretrainedText:
     """A Hugging Face BERT checkpoint, and the labels of the data."""
 
     bert: Path
+    unlabelled = 0
 
     def check_sizes(self, audio_features: int, face_features: int) -> None:
         """Any will do: no text block depends on them."""

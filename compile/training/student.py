@@ -6,18 +6,13 @@ and the checkpoints.
 
 from __future__ import annotations
 
-import json
-import platform
-import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from psamf_edge.compile.calibration import apply
 from psamf_edge.compile.command import CARRIED
@@ -25,9 +20,10 @@ from psamf_edge.compile.data.text import TextSet, check_tokens
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.student import save_student
 from psamf_edge.compile.training.epochs import Run, Validation
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.training.files import atomic, copy_whole, write_tensors
 from psamf_edge.compile.training.fusion_stage import set_feature_scales, train_fusion
 from psamf_edge.compile.training.objective import Source
+from psamf_edge.compile.training.record import training_record, write_record
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.text_stage import merge_text, train_text
 from psamf_edge.compile.training.training_data import open_data
@@ -84,13 +80,9 @@ def train_student(
 
     objective, validation = source.of_composed(samples.text.ids), Validation(metrics, "mae")
     train_fusion(student, samples, settings, run, objective, validation, hear, bool(labelled.speech))
-    record = {
-        "date": date.today().isoformat(),
-        "command": command,
-        "settings": asdict(settings),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        **labelled.record(),
-    }
+    record = training_record(settings, labelled.record(), command=command)
+    if source.unlabelled:
+        record["data"]["sentences without labels"] = source.unlabelled
     if run.compute.is_main:
         student.cpu()
         try:
@@ -103,10 +95,9 @@ def train_student(
         save_student(student, out)
         for name in COPIED:
             if (parts / name).resolve() != (out / name).resolve():
-                shutil.copyfile(parts / name, out / name)
+                copy_whole(parts / name, out / name)
         record["metrics"] = labelled.validate(student, settings)
-        with atomic(out / "training.json") as new:
-            new.write_text(json.dumps(record, indent=2) + "\n")
+        write_record(out, record)
     run.log.write("done", 0, {"minutes": (time.monotonic() - started) / 60})
     return record
 
@@ -117,6 +108,8 @@ def text_stage(
     """Stage 1, unless `out` holds its result already."""
     done = run.compute.from_main((out / TEXT_STAGE).is_file())
     if done:
+        if run.compute.is_main:
+            run.forget("text")  # a kill may have come before it was
         return
     torch.manual_seed(settings.seed)
     student = source.student(1, 1, settings.text_blocks)  # the encoders are made anew after it
@@ -127,7 +120,7 @@ def text_stage(
     if run.compute.is_main:
         state = {n: v.cpu().contiguous() for n, v in student.state_dict().items() if n.startswith(TEXT_PARTS)}
         with atomic(out / TEXT_STAGE) as new:
-            save_file(state, new)
+            write_tensors(new, state)
         run.forget("text")
     run.compute.from_main(None)  # the others may look for it now
 

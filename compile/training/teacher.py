@@ -6,13 +6,9 @@ vectors and the checkpoint.
 
 from __future__ import annotations
 
-import json
-import platform
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +20,9 @@ from psamf_edge.compile.personality.model import NAME as PERSONALITY
 from psamf_edge.compile.personality.model import load_personality
 from psamf_edge.compile.personality.vectors import cached_vectors
 from psamf_edge.compile.training.epochs import Run, Validation
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.training.files import copy_whole
 from psamf_edge.compile.training.fusion_stage import set_feature_scales
+from psamf_edge.compile.training.record import training_record, write_record
 from psamf_edge.compile.training.teacher_stage import TeacherSettings, train_teacher, validate_teacher
 from psamf_edge.compile.training.training_data import open_data
 from psamf_edge.compile.training.validation import SUBSETS
@@ -88,20 +85,13 @@ def train_psamf(
         return {"mae": float(np.mean(list(each.values()))), **{f"mae.{name}": value for name, value in each.items()}}
 
     train_teacher(teacher, samples, vectors["train", samples.text.name], settings, run, Validation(error, "mae"))
-    record = {
-        "date": date.today().isoformat(),
-        "settings": asdict(settings),
-        "model": asdict(teacher.config),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        **labelled.record(),
-        "minutes": round((time.monotonic() - started) / 60, 1),
-    }
+    record = training_record(settings, labelled.record(), model=asdict(teacher.config))
+    record["minutes"] = round((time.monotonic() - started) / 60, 1)
     if run.compute.is_main:
         save_teacher(teacher, out)
         for suffix in ("safetensors", "json"):
-            shutil.copyfile(personality / f"{PERSONALITY}.{suffix}", out / f"{PERSONALITY}.{suffix}")
+            copy_whole(personality / f"{PERSONALITY}.{suffix}", out / f"{PERSONALITY}.{suffix}")
         record["metrics"] = judge(SUBSETS)
-        with atomic(out / "training.json") as new:
-            new.write_text(json.dumps(record, indent=2) + "\n")
+        write_record(out, record)
     run.log.write("done", 0, {"minutes": record["minutes"]})
     return record
