@@ -3,7 +3,8 @@
 `OUT.psamf` has its work in `.OUT.psamf.work`, a folder with a folder for each finished stage: files, and `stage.json`
 with their hashes and the stage's key. The key is everything that the stage depends on; a stage with another key, or
 with a file that is not as it was, is done again. A stage appears whole or not at all, by a rename, whenever the process
-is killed. Who may write beside the output may also write here: it guards against accidents, and not against others.
+is killed. Everything temporary is made in here too, so that a kill leaves nothing elsewhere, and the next run sweeps it
+away. Who may write beside the output may also write here: it guards against accidents, and not against others.
 """
 
 from __future__ import annotations
@@ -20,16 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from psamf_edge.compile.lock import LOCK, take_lock
 from psamf_edge.errors import UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 Files = dict[str, bytes]
 Log = Callable[[str], None]
-RECORD, LOCK = "stage.json", "lock"
+RECORD, PACKED, UNFINISHED = "stage.json", "packed.json", ".new"
 LEAST_KNOWN = 0.1  # of the expected work: from less than that, what is left would be guessed
 
 
@@ -47,16 +44,18 @@ class Work:
     """
 
     def __init__(self, output: Path, log: Log = lambda line: None, expected: Mapping[str, float] | None = None) -> None:
-        self.folder = output.parent / f".{output.name}.work"
+        self.folder = folder_of(output)
         self._log, self._to_do = log, dict(expected or {})
         self._began, self._total = 0, len(self._to_do)
         self._spent = self._weighed = 0.0  # seconds that finished stages took, and that were expected of these
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
             raise UsageError(f"{self.folder} is in the way: finished stages would be kept there, move it elsewhere.")
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = self._take_lock(output)
-        for leftover in self.folder.glob("*.new"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        self._lock = take_lock(self.folder, output)
+        for file in self.folder.iterdir():
+            is_stage = file.suffix != UNFINISHED and (file / RECORD).is_file()
+            if not is_stage and file.name not in (LOCK, PACKED):
+                _remove(file)
+        self._usual_temporary, tempfile.tempdir = tempfile.tempdir, str(self.folder.absolute())  # of libraries as well
 
     def expect(self, seconds: Mapping[str, float]) -> None:
         """Further stages, as `expected`."""
@@ -96,10 +95,30 @@ class Work:
             self._spent, self._weighed = self._spent + took, self._weighed + weight
         self._log(f"    {took:.1f} s" + "".join(f", {note}" for note in notes))
 
+    def note_packed(self, call: str, output: str) -> None:
+        """Remember, until the folder is gone, that the output is about to be put in its place.
+
+        Args:
+            call: digest of all that the output depends on.
+            output: digest of the output.
+        """
+        fresh = self.folder / f"{PACKED}{UNFINISHED}"
+        _write_synced(fresh, json.dumps({"call": call, "output": output}).encode())
+        os.replace(fresh, self.folder / PACKED)
+
+    @property
+    def packed(self) -> dict[str, str]:
+        """What `note_packed` was told, by a run that was killed before `close`; empty if there was none."""
+        return packed(self.folder)
+
     def close(self, done: bool) -> None:
-        """Let another process have it; with `done`, remove it."""
+        """Let another process have it; with `done`, remove it, and the note of what was packed last."""
+        tempfile.tempdir = self._usual_temporary
         if done:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for file in sorted(self.folder.iterdir(), key=lambda file: (file.name == PACKED, file.name == LOCK)):
+                _remove(file)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
         self._lock.close()
 
     def _left(self, title: str) -> str:
@@ -108,24 +127,6 @@ class Work:
             return ""
         seconds = sum(self._to_do.values()) * self._spent / self._weighed
         return f"   about {seconds / 60:.0f} min left" if seconds >= 120 else f"   about {max(1, seconds):.0f} s left"
-
-    def _take_lock(self, output: Path) -> Any:
-        while True:
-            path = self.folder / LOCK
-            file = open(path, "a")  # noqa: SIM115 (held until `close`)
-            try:
-                if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.close()
-                raise UsageError(
-                    f"Another process is making {output} just now: wait for it, or choose another name with -o."
-                ) from error
-            with contextlib.suppress(OSError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                    return file
-            file.close()  # whoever had it before has finished and removed it
-            self.folder.mkdir(mode=0o700, exist_ok=True)
 
     def _read(self, name: str, digest: str) -> Files | None:
         folder = self.folder / name
@@ -138,7 +139,7 @@ class Work:
         return files if whole and record.get("key") == digest else None
 
     def _write(self, name: str, digest: str, files: Files) -> None:
-        fresh = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"{name}-", suffix=".new"))
+        fresh = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"{name}-", suffix=UNFINISHED))
         hashes = {}
         for file, data in files.items():
             _write_synced(fresh / file, data)
@@ -146,6 +147,20 @@ class Work:
         _write_synced(fresh / RECORD, json.dumps({"key": digest, "files": hashes}).encode())
         shutil.rmtree(self.folder / name, ignore_errors=True)  # of another key
         os.rename(fresh, self.folder / name)
+
+
+def folder_of(output: Path) -> Path:
+    """Where the work of an output is kept."""
+    return output.parent / f".{output.name}.work"
+
+
+def packed(folder: Path) -> dict[str, str]:
+    """`Work.packed` of a folder that nobody has opened."""
+    try:
+        note = json.loads((folder / PACKED).read_text(encoding="utf-8"))
+        return {"call": str(note["call"]), "output": str(note["output"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def digest_of(key: Mapping[str, Any]) -> str:
@@ -157,6 +172,13 @@ def source_digest(*folders: Path) -> str:
     """SHA-256 of all Python files in these folders: a stage that other code made is done again."""
     paths = sorted(path for folder in folders for path in folder.rglob("*.py"))
     return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -73,6 +73,24 @@ class EngineCache:
         """
         if self._root is None:
             return None
+        content = self._trusted(name)
+        if content is not None:
+            with contextlib.suppress(OSError):
+                self._mark_used(name)
+        return content
+
+    def refused(self) -> list[str]:
+        """Why each file is not taken that is there and would not be; they are built again when they are needed."""
+        found = []
+        for name in [] if self._root is None else sorted(os.listdir(self._root)):
+            if name not in (INDEX, LOCK) and not name.startswith(SCRATCH):
+                try:
+                    self._trusted(name)
+                except IntegrityError as error:
+                    found.append(str(error))
+        return found
+
+    def _trusted(self, name: str) -> bytes | None:
         try:
             content = self._read(name, MAX_FILE)
         except FileNotFoundError:
@@ -84,8 +102,6 @@ class EngineCache:
             raise IntegrityError(f"{self._root / name} is not one that this cache has written")
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             raise IntegrityError(f"{self._root / name} is damaged: it does not have the SHA-256 of the cache's index")
-        with contextlib.suppress(OSError):
-            os.utime(self._root / name)  # now the last one to go
         return content
 
     def made_for(self) -> list[dict[str, Any]]:
@@ -100,6 +116,7 @@ class EngineCache:
             index = self._index()
             self._make_room(index, name, len(content))
             self._write(name, content)
+            self._mark_used(name)
             index[name] = {"sha256": hashlib.sha256(content).hexdigest(), "made_for": dict(made_for)}
             self._write(INDEX, json.dumps(index, indent=1).encode())
         except OSError as error:
@@ -126,6 +143,17 @@ class EngineCache:
             if descriptor is not None:
                 os.close(descriptor)  # which unlocks it
 
+    def folder(self, name: str) -> Path | None:
+        """A directory for a library that writes its own files: the user's alone, as the cache; what it holds is neither
+        watched nor counted. None if there can be none: `problem` then says why."""
+        if self.problem is not None:
+            return None
+        try:
+            return _own_directory(_own_directory(self.root / "libraries") / name)
+        except OSError as error:
+            self._fail(error)
+            return None
+
     def _fail(self, error: Exception) -> None:
         reason = getattr(error, "strerror", None) or str(error)
         where = getattr(self, "root", "a home directory")
@@ -137,14 +165,8 @@ class EngineCache:
     def _open(self) -> Path:
         """The directory, made if it is not there. Raises OSError: it cannot be made, or is not the user's own."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        engines = self.root / "engines"
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(engines, 0o700)
-        for path, found in ((self.root, os.stat(self.root)), (engines, os.lstat(engines))):
-            if not stat.S_ISDIR(found.st_mode):
-                raise OSError(f"{path} is not a directory")
-            _check_owner(path, found)
-        return engines
+        _check_owner(self.root, os.stat(self.root))
+        return _own_directory(self.root / "engines")
 
     def _read(self, name: str, limit: int) -> bytes:
         """A file of the cache. Raises OSError, or IntegrityError where it is not the user's own or not plain."""
@@ -192,6 +214,12 @@ class EngineCache:
         for gone in set(index) - present:
             del index[gone]
 
+    def _mark_used(self, name: str) -> None:
+        """Make this the last one to go, whatever the clock says: a device without a battery begins again in 1970."""
+        newest = max(file.stat(follow_symlinks=False).st_mtime_ns for file in os.scandir(self._root))
+        used = max(time.time_ns(), newest + 1)
+        os.utime(self._root / name, ns=(used, used))
+
     def _write(self, name: str, content: bytes) -> None:
         scratch = self._root / f"{SCRATCH}{os.getpid()}-{name}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -211,6 +239,17 @@ class EngineCache:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _own_directory(path: Path) -> Path:
+    """Make it if it is not there. Raises OSError: it cannot be made, or is a link or somebody else's."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(f"{path} is not a directory")
+    _check_owner(path, found)
+    return path
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:

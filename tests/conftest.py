@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from psamf_edge.audio.features import AUDIO_FEATURES
-from psamf_edge.face.features import VISION_FEATURES
-
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz.,!?'"]
-VOCABULARY += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]  # so that any English text has ids
-DEFAULT_WEIGHTS = Path(__file__).parents[1] / "compile" / "weights" / "default"
+from tiny_weights import DEFAULT_WEIGHTS as DEFAULT_WEIGHTS
+from tiny_weights import VOCABULARY as VOCABULARY
+from tiny_weights import write_tiny_weights
 
 
 @pytest.fixture(autouse=True)
@@ -70,23 +65,8 @@ class Exported:
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of weights as `compile` takes it: a small untrained student, and the real face models."""
-    torch = pytest.importorskip("torch")
-    from psamf_edge.compile.command import CARRIED
-    from psamf_edge.compile.model.bert import BertConfig
-    from psamf_edge.compile.model.student import Student, StudentConfig, save_student
-
-    torch.manual_seed(0)
-    bert = BertConfig(vocabulary=len(VOCABULARY), width=32, heads=2, feed_forward=64, blocks=2, positions=128)
-    student = Student(StudentConfig(len(AUDIO_FEATURES), len(VISION_FEATURES), bert, width=16))
-    torch.nn.init.normal_(student.fusion.pre_fusion.no_text)  # zeros, as it starts, would hide a wrong use of it
-    directory = tmp_path_factory.mktemp("weights")
-    save_student(student, directory, torch.float32)
-    (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
-    (directory / "training.json").write_text('{"source": "none: untrained", "metrics": {"mae": 1.5}}')
-    for name in CARRIED:
-        if name != "vocab.txt":
-            shutil.copy(DEFAULT_WEIGHTS / name, directory)
-    return directory
+    pytest.importorskip("torch")
+    return write_tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="session")

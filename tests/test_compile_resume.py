@@ -2,103 +2,163 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
 
-from psamf_edge.bundle import open_bundle
+from psamf_edge.bundle import Bundle, open_bundle
+from psamf_edge.compile import lock as lock_module
 from psamf_edge.compile import work as work_module
 from psamf_edge.compile.command import compile_bundle
 from psamf_edge.compile.export import onnx_export
+from psamf_edge.compile.quality.bounds import MAX_GAP
 from psamf_edge.compile.work import Work
 from psamf_edge.errors import UsageError
 
-# Loads what costs time once; then one child for each stage dies without a word in the middle of writing it or right
-# after, the last one in the middle of packing; and a last child ends well.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import onnx
-from psamf_edge.compile import command, work
-from psamf_edge.compile.export import onnx_export, pack
-from psamf_edge.compile.quality import stages
-
-weights, models, output, when = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
-onnx_export.export = lambda segment: onnx.load(models / f"{segment.plan.name}.onnx")
-logs = Path(output.parent / "logs")
-logs.mkdir()
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def run(stage):
-    lines = open(logs / f"{stage}.txt", "w", buffering=1)
-    write = work.Work._write
-    def deadly(self, name, digest, files):
-        if name == stage:  # some files of the stage are there, its record is not
-            half = dict(list(files.items())[:1])
-            target = self.folder / f"{name}-half.new"
-            target.mkdir()
-            for file, data in half.items():
-                (target / file).write_bytes(data[: len(data) // 2])
-            die()
-        write(self, name, digest, files)
-        if stage == f"after {name}":
-            die()
-    work.Work._write = deadly
-    if stage == "pack":
-        pack.os.rename = lambda *paths: die()
-    command.compile_bundle(weights, output, "cpu", "int8", name="tiny", log=lambda line: print(line, file=lines))
-
-for stage in [*when, "none"]:
-    child = os.fork()
-    if child == 0:
-        try:
-            run(stage)
-            os._exit(0)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-    print(stage, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+PROGRAM = Path(__file__).parent / "killed_compile.py"
+MIXED = {"gap": 1e-3, "mixed": True, "report": True}
+RTX = {"target": "rtx", "precision": "fp16"}
+SCENES = {
+    "plain": {"moments": ["export-text", "after export-text", "export-face", "after export-fusion", "quantise", "lower",
+                          "after lower", "data", "judge", "after judge", "pack", "rename"]},
+    "packed": {"moments": ["rename", "packed"]},
+    "clearing": {"moments": ["rename", "clearing"]},
+    "replaced": {"moments": ["lower", "pack", "rename", "exchange"], "force": True},
+    "mixed whole": MIXED,
+    "mixed": MIXED | {"moments": ["judge", "search", "after search", "mend", "after mend", "report", "pack"]},
+    "rtx whole": RTX,
+    "rtx": RTX | {"moments": ["engine-text", "after engine-text", "engine-fusion", "after engine-fusion", "pack"]},
+}  # fmt: skip
+USUAL = {"moments": [], "target": "cpu", "precision": "int8", "gap": MAX_GAP, "mixed": False, "report": False,
+         "force": False}  # fmt: skip
 
 
-def reused(log: str) -> int:
-    return log.count("finished before")
+@dataclass(frozen=True)
+class Scene:
+    """What was left of one: the folder, the log after each moment, and whether there was a bundle then."""
+
+    folder: Path
+    logs: dict[str, str]
+    there: dict[str, bool]
+
+    @property
+    def bundle(self) -> Bundle:
+        return open_bundle(self.folder / "out.psamf")
+
+    @property
+    def content(self) -> dict[str, bytes]:
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in self.folder.rglob("*.*")
+                if path.is_file()}  # fmt: skip
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills children that it forks")
-def test_killed_at_every_stage_it_ends_with_the_same_bytes(tiny_weights, tiny_export, compile_tiny, tmp_path) -> None:
-    whole = compile_tiny("cpu", "int8")
-    models = tmp_path / "models"
-    models.mkdir()
+@pytest.fixture(scope="module")
+def scenes(tiny_weights, tiny_export, tiny_bundle, tmp_path_factory) -> dict[str, Scene]:
+    """Every scene, played in one process: what it imports takes longer than what it does."""
+    if not hasattr(os, "fork"):
+        pytest.skip("kills children that it forks")
+    root, models, temporary = (tmp_path_factory.mktemp(name) for name in ("scenes", "models", "temporary"))
     for name, model in tiny_export.models.items():
         (models / f"{name}.onnx").write_bytes(model.SerializeToString())
-    stages = ["export-text", "after export-text", "export-face", "after export-fusion", "lower", "after lower", "data",
-              "judge", "after judge", "pack"]  # fmt: skip
-    output = tmp_path / "out.psamf"
+    has_rtx = importlib.util.find_spec("tensorrt_rtx") is not None
+    played = {name: USUAL | how for name, how in SCENES.items() if has_rtx or not name.startswith("rtx")}
+    shutil.copytree(tiny_bundle.path, root / "replaced" / "out.psamf")
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tiny_weights), str(models), str(output), *stages],
+        [sys.executable, PROGRAM, tiny_weights, models, root, json.dumps(played)],
         capture_output=True,
         text=True,
         timeout=600,
+        env={**os.environ, "TMPDIR": str(temporary)},
     )
-    ends = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
-    assert ends == {**dict.fromkeys(stages, "-9"), "none": "0"}, done.stderr
-    logs = {stage: (tmp_path / "logs" / f"{stage}.txt").read_text() for stage in (*stages, "none")}
-    counts = [reused(logs[stage]) for stage in (*stages, "none")]
-    assert counts == [0, 0, 1, 2, 4, 4, 5, 5, 6, 7, 7]  # what was finished before, the last time or earlier
-    assert open_bundle(output).manifest_sha256 == whole.manifest_sha256  # which holds the hash of every file
-    open_bundle(output).verify()
-    assert {path.name for path in tmp_path.iterdir()} == {"models", "logs", "out.psamf"}  # no work is left over
+    ends = [json.loads(line) for line in done.stdout.splitlines()]
+    wanted = [[name, moment, -9] for name, how in played.items() for moment in how["moments"]]
+    wanted.append(["two", "second", 2])
+    assert [end[:3] for end in ends if end[1] != "none"] == wanted, done.stderr
+    assert [end[:3] for end in ends if end[1] == "none"] == [[name, "none", 0] for name in (*played, "two")], (
+        done.stderr
+    )
+    played["two"] = {"moments": ["second"]}
+    (root / "two-none.txt").touch()
+    assert names(temporary) <= {".ses"}  # nothing is left elsewhere; ONNX Runtime writes this one in every process
+    return {
+        name: Scene(
+            root / name,
+            {moment: (root / f"{name}-{moment}.txt").read_text() for moment in (*how["moments"], "none")},
+            {moment: there for scene, moment, _, there in ends if scene == name},
+        )
+        for name, how in played.items()
+    }
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def reused(log: str) -> int:
+    return log.count("finished before\n")
+
+
+def test_killed_at_every_stage_it_ends_with_the_same_bytes(scenes, compile_tiny) -> None:
+    scene = scenes["plain"]
+    counts = [reused(log) for log in scene.logs.values()]
+    assert counts == [0, 0, 1, 2, 4, 4, 4, 5, 5, 6, 7, 7, 7]  # what was finished before, the last time or earlier
+    assert [moment for moment, is_there in scene.there.items() if is_there] == ["none"]
+    assert scene.bundle.manifest_sha256 == compile_tiny("cpu", "int8").manifest_sha256  # with the hash of every file
+    scene.bundle.verify()
+    assert names(scene.folder) == {"out.psamf"}  # no work is left over
+
+
+@pytest.mark.parametrize("moment", ["packed", "clearing"])
+def test_killed_when_the_bundle_is_there_it_is_finished_by_the_same_call(scenes, compile_tiny, moment: str) -> None:
+    scene = scenes[moment]
+    assert scene.there == {"rename": False, moment: True, "none": True}
+    assert "was finished before, by this very call" in scene.logs["none"]
+    assert scene.bundle.manifest_sha256 == compile_tiny("cpu", "int8").manifest_sha256
+    assert names(scene.folder) == {"out.psamf"}
+
+
+def test_killed_while_it_replaces_a_bundle_there_is_always_one(scenes, compile_tiny) -> None:
+    scene = scenes["replaced"]
+    assert all(scene.there.values())
+    assert "was finished before, by this very call" in scene.logs["none"]
+    assert scene.bundle.manifest_sha256 == compile_tiny("cpu", "int8").manifest_sha256
+    assert names(scene.folder) == {"out.psamf"}
+
+
+def test_killed_in_the_search_the_mending_and_the_report(scenes) -> None:
+    scene = scenes["mixed"]
+    assert [reused(log) for log in scene.logs.values()] == [0, 6, 7, 8, 8, 9, 9, 9]
+    assert scene.content == scenes["mixed whole"].content  # the report too
+    assert names(scene.folder) == {"out.psamf", "out.html"}
+
+
+def test_two_processes_for_one_output(scenes, compile_tiny) -> None:
+    scene = scenes["two"]
+    assert scene.there == {"second": False, "none": True}
+    assert scene.logs["second"] == (
+        f"psamf-edge: error: Another process is making {scene.folder / 'out.psamf'} just now: wait for it, or choose"
+        " another name with -o.\n"
+    )
+    assert scene.bundle.manifest_sha256 == compile_tiny("cpu", "int8").manifest_sha256
+    assert names(scene.folder) == {"out.psamf"}
+
+
+@pytest.mark.trt
+def test_killed_while_engines_are_built(scenes) -> None:
+    if "rtx" not in scenes:
+        pytest.skip("TensorRT-RTX is not installed: pip install tensorrt-rtx")
+    scene = scenes["rtx"]
+    assert [reused(log) for log in scene.logs.values()] == [0, 7, 8, 10, 11, 11]
+    assert scene.content == scenes["rtx whole"].content
+    assert names(scene.folder) == {"out.psamf"}
 
 
 @pytest.fixture
@@ -162,7 +222,7 @@ def test_a_stage_whose_file_is_not_as_it_was_is_done_again(quick, tiny_weights, 
 
 
 def test_two_at_once(tmp_path: Path) -> None:
-    if work_module.fcntl is None:
+    if lock_module.fcntl is None:
         pytest.skip("no file locks here")
     first = Work(tmp_path / "out.psamf")
     with pytest.raises(UsageError, match="Another process"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -184,6 +185,101 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     put(cache, "f", bytes(101))  # would not fit alone
     assert files(cache) - {"index.json", "lock"} == {"e"}
     assert cache.problem is None
+
+
+def test_a_clock_that_went_back_changes_no_order(tmp_path: Path, monkeypatch) -> None:
+    """As on a device without a battery, which begins in 1970 until it has found a network."""
+    cache = EngineCache(tmp_path / "cache", limit=100)
+    for name in "abc":
+        put(cache, name, bytes(30))
+    monkeypatch.setattr(engine_cache.time, "time_ns", lambda: 0)
+    assert cache.get("a") is not None
+    put(cache, "d", bytes(30))
+    assert files(cache) - {"index.json", "lock"} == {"a", "c", "d"}
+    put(cache, "e", bytes(30))
+    assert files(cache) - {"index.json", "lock"} == {"a", "d", "e"}
+
+
+FULL = """
+import sys
+from pathlib import Path
+from psamf_edge.engine_cache import EngineCache
+
+root = Path(sys.argv[1])
+exec(sys.argv[2])
+cache = EngineCache(root)
+
+def put(name, size):
+    with cache.lock():
+        cache.put(name, bytes(size), {})
+
+put("a", 3000)
+assert cache.problem is None, cache.problem
+put("b", 3_000_000)
+print(cache.problem)
+again = EngineCache(root)
+assert (len(cache.get("a")), cache.get("b"), len(again.get("a"))) == (3000, None, 3000)
+assert {path.name for path in (root / "engines").iterdir()} == {"a", "index.json", "lock"}
+cache = again
+put("c", 3000)  # which there is room for
+assert (cache.problem, len(cache.get("c"))) == (None, 3000)
+"""
+ON_A_SMALL_DISK = """
+import subprocess
+root.mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "none", root], check=True)
+"""
+UNDER_A_LIMIT = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+"""
+
+
+def full(root: Path, how: str, *before: str) -> str:
+    done = subprocess.run([*before, sys.executable, "-c", FULL, root, how], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_file_that_the_system_does_not_let_grow(tmp_path: Path) -> None:
+    assert "cannot be written (File too large)" in full(tmp_path / "cache", UNDER_A_LIMIT)
+
+
+@pytest.fixture
+def name_space() -> list[str]:
+    """A command before a command: it may mount disks that nobody else sees."""
+    command = ["unshare", "-rm"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody have a name space of his own")
+    return command
+
+
+def test_a_disk_that_is_full(tmp_path: Path, name_space: list[str]) -> None:
+    said = full(tmp_path / "cache", ON_A_SMALL_DISK, *name_space)
+    assert "cannot be written (No space left on device), so that engines are built at every start: set PSAMF" in said
+
+
+READ_ONLY = (
+    ON_A_SMALL_DISK
+    + """
+cache = EngineCache(root)
+with cache.lock():
+    cache.put("a", b"kept", {})
+subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+cache = EngineCache(root)
+with cache.lock() as held:
+    cache.put("b", b"lost", {})
+print(held, cache.get("a"), cache.get("b"), cache.problem)
+sys.exit()
+"""
+)
+
+
+def test_a_disk_that_is_read_only(tmp_path: Path, name_space: list[str]) -> None:
+    said = full(tmp_path / "cache", READ_ONLY, *name_space)
+    assert said.startswith("False b'kept' None The engine cache ")
+    assert "cannot be written (Read-only file system)" in said
 
 
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])

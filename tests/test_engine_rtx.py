@@ -69,6 +69,45 @@ def test_the_real_parser_names_the_axes(tmp_path: Path) -> None:
         EngineBuilder("tensorrt_rtx").build(model.SerializeToString(), "text", ranges_of(SHAPES))
 
 
+KILLED = """
+import sys
+from types import SimpleNamespace
+import tensorrt_rtx
+from psamf_edge.backends.engine_builder import BuildOptions, EngineBuilder
+from psamf_edge.backends.engine_source import EngineSource
+from psamf_edge.bundle import open_bundle
+from psamf_edge.engine_cache import EngineCache
+
+bundle, real = open_bundle(sys.argv[1]), EngineBuilder.build
+
+def build(self, model, name, *rest):
+    print(name, flush=True)
+    return real(self, model, name, *rest)
+
+EngineBuilder.build = build
+source = EngineSource(bundle, tensorrt_rtx, (8, 6), EngineCache(), BuildOptions())
+for segment in bundle.plan:
+    source.engine(segment, lambda content, segment, kernels: SimpleNamespace(compiled_kernels=lambda: None))
+"""
+
+
+@pytest.mark.parametrize("at", ["text", "fusion"])
+def test_a_kill_in_the_middle_of_a_build_keeps_what_was_built(tmp_path: Path, engine_cache: Path, at: str) -> None:
+    bundle = small_bundle(tmp_path / "b.psamf")
+    child = subprocess.Popen([sys.executable, "-c", KILLED, bundle.path], stdout=subprocess.PIPE, text=True)
+    while child.stdout.readline().strip() != at:
+        assert child.poll() is None
+    child.kill()
+    child.communicate()
+    kept = [path.read_bytes() for path in (engine_cache / "engines").glob("*.engine")]
+    assert len(kept) == (at == "fusion")
+    made, source = engines(bundle)
+    assert all(len(engine) > 10_000 for engine in made)
+    assert set(kept) <= set(made)
+    assert f"({'text, fusion' if at == 'text' else 'fusion'})" in source.note
+    assert not list((engine_cache / "engines").glob(".part-*"))
+
+
 CHILD = """
 import sys
 for name in ("onnx", "torch", "onnxscript", "psamf_edge.compile"):

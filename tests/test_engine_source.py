@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -390,6 +391,69 @@ def test_two_processes_build_once(bare: Bundle, tmp_path: Path, engine_cache: Pa
     assert sorted(log.read_text().split()) == ["fusion", "text"]
     assert sum("building" in line for lines in said for line in lines) == 1  # the one that was read above not counted
     assert len(entries(engine_cache, "engine")) == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_one_that_is_killed_while_it_builds_leaves_the_work_to_the_next(bare, tmp_path, engine_cache, gpu, trt) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PSAMF_EDGE_CACHE": str(engine_cache)}
+    log, go = tmp_path / "log", tmp_path / "go"
+    command = [sys.executable, "-c", CHILD, bare.path, log, go]
+    children = []
+    for said in ("building\n", ""):  # the second one waits for the lock that the first one holds
+        children.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
+        assert children[-1].stdout.readline() == "starting\n"
+        if said:
+            assert children[-1].stdout.readline() == said
+    children[0].kill()
+    children[0].communicate()
+    go.touch()
+    assert "2 engines on this machine (text, fusion)" in children[1].communicate(timeout=120)[0]
+    assert children[1].returncode == 0
+    assert log.read_text().split() == ["text", "text", "fusion"]
+    assert len(entries(engine_cache, "engine")) == 2
+    assert not list((engine_cache / "engines").glob(".part-*"))
+    assert runs(bare) is None
+
+
+def damage(path: Path, kind: str) -> None:
+    """A file of the cache as it should not be."""
+    content = path.read_bytes()
+    if kind == "writable":
+        path.chmod(0o666)
+    elif kind == "foreign":
+        (path.parent / "index.json").unlink()
+    elif kind == "a folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(content[: len(content) // 2] if kind == "truncated" else content[:-1] + b"?")
+
+
+@pytest.mark.parametrize("kind", ["broken", "truncated", "foreign", "writable"])
+def test_kernels_of_the_cache_that_do_not_serve_cost_time_alone(bare, gpu, trt, engine_cache: Path, kind: str) -> None:
+    runs(bare)
+    path = entries(engine_cache, "kernels")[0]
+    damage(path, kind)
+    note = runs(bare)
+    if kind == "foreign":
+        assert "not one that this cache has written" in note  # which the engines are then, too
+    else:
+        assert note is None
+    assert sum(cache.compiled for cache in trt.runtime_caches[2:]) == (2 if kind == "foreign" else 1)
+    assert runs(bare) is None
+    assert sum(cache.compiled for cache in trt.runtime_caches[-2:]) == 0  # they were kept again
+
+
+@pytest.mark.parametrize("kind", ["broken", "truncated", "foreign", "writable"])
+def test_timings_of_the_cache_that_do_not_serve_cost_time_alone(tmp_path, gpu, monkeypatch, engine_cache, kind) -> None:
+    trt = FakeTensorRT(gpu)
+    trt.install(monkeypatch, "tensorrt")
+    runs(small_bundle(tmp_path / "a.psamf", "tensorrt"))
+    damage(entries(engine_cache, "timings")[0], kind)
+    runs(small_bundle(tmp_path / "b.psamf", "tensorrt", "fp16"))
+    assert trt.builder.timings[2] == b""
+    runs(replace(small_bundle(tmp_path / "c.psamf", "tensorrt"), manifest_sha256="0" * 64))
+    assert trt.builder.timings[4] == b"ids took 3 us\npooled took 3 us\n"
 
 
 def test_a_cache_that_others_may_write_is_not_used(bare: Bundle, gpu, trt, engine_cache: Path) -> None:

@@ -22,6 +22,7 @@ import psamf_edge
 from psamf_edge.analyzer import Analyzer
 from psamf_edge.bundle import DEFAULT_BUNDLE
 from psamf_edge.cli import main
+from psamf_edge.compile import lock
 from psamf_edge.compile.data.feature_file import load_features, read_header
 from psamf_edge.compile.extraction.clips import ClipExtractor, ClipFeatures
 from psamf_edge.compile.extraction.labels import LabelledClip, read_labels
@@ -182,13 +183,13 @@ class TestRuns:
         assert (len(header["audio"]["features"]), len(header["vision"]["features"])) == (63, 69)
         assert header["bundle"]["name"] == "default"
 
-        before = {part: part.stat().st_mtime_ns for part in (tmp_path / "o.npz.parts").iterdir()}
+        before = {part: part.stat().st_mtime_ns for part in (tmp_path / "o.npz.parts").glob("*.npz")}
         assert len(before) == 3
         labels.write_text(labels.read_text().replace(",-1,", ",-0.5,"))  # labels are not part of a part
         write_clip(tmp_path / "Raw" / "b" / "2.mp4", 0.3)
         (tmp_path / "Raw" / "a" / "2.mp4").unlink()
         assert run(labels, "-o", out).exit_code == 1  # another one fails now
-        after = {part: part.stat().st_mtime_ns for part in (tmp_path / "o.npz.parts").iterdir()}
+        after = {part: part.stat().st_mtime_ns for part in (tmp_path / "o.npz.parts").glob("*.npz")}
         assert before.items() < after.items()
         write_clip(tmp_path / "Raw" / "a" / "2.mp4", 0.5)
         result = run(labels, "-o", out, "-q")
@@ -241,11 +242,22 @@ class TestRuns:
             time.sleep(0.05)
         kept = {part: part.stat().st_mtime_ns for part in parts.glob("*.npz")}
         assert 1 <= len(kept) < 3
-        (parts / ".0123.npz.abc").write_bytes(b"half")  # as a kill in the middle of a write leaves behind
+        for half in (".0123.npz.9", ".whole.npz.9", ".whole.pkl.9"):  # as a kill in the middle of a write leaves behind
+            (parts / half).write_bytes(b"half")
         assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
         assert not parts.exists()
         assert run(labels, "-o", tmp_path / "again.npz", "-q").exit_code == 0
         assert out.read_bytes() == (tmp_path / "again.npz").read_bytes()
+
+    def test_two_runs_for_one_file(self, talk, tmp_path):
+        if lock.fcntl is None:
+            pytest.skip("no file locks here")
+        labels, out = make(tmp_path, talk), tmp_path / "o.npz"
+        with lock.take_lock(tmp_path / "o.npz.parts", out):
+            result = run(labels, "-o", out)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"Another process is making {out} just now: wait for it" in result.stderr
+        assert not out.exists()
 
     def test_no_clip_can_be_read(self, talk, tmp_path):
         labels = make(tmp_path, talk)

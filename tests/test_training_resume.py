@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,19 @@ torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not 
 
 from safetensors.torch import load_file
 
+from psamf_edge.compile.data import speech
+from psamf_edge.compile.data.faces import load_faces
+from psamf_edge.compile.data.speech import load_speech
+from psamf_edge.compile.model.bert import BertConfig
+from psamf_edge.compile.personality.model import PersonalityEncoder
+from psamf_edge.compile.personality.vectors import cached_vectors
 from psamf_edge.compile.training.batching import DrawnBatches, LengthBatches
-from psamf_edge.compile.training.checkpoint import Checkpoint
+from psamf_edge.compile.training.checkpoint import Checkpoint, remove
 from psamf_edge.compile.training.state import State
+from psamf_edge.face.features import VISION_FEATURES
 
 TESTS = Path(__file__).parent
+SAVEZ = np.savez  # which a test takes away
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
@@ -94,6 +103,81 @@ def test_another_trainings_checkpoint_is_not_used(checkpoint, said):
     assert reopen(checkpoint, said, steps=9).read() is None
     assert all("another training wrote it" in line for line in said)
     assert len(said) == 2
+
+
+def test_a_stage_that_was_over_keeps_one_checkpoint_whenever_the_kill_came(checkpoint, said):
+    checkpoint.write(State({"x": torch.zeros(3)}, {"result": {}}))
+    assert checkpoint.before.is_file()  # as a kill leaves it that comes before `finish` has removed it
+    reopen(checkpoint, said).forget_before()
+    assert not checkpoint.before.exists()
+    checkpoint.write(State({"x": torch.zeros(3)}, {"result": {}}))
+    remove(checkpoint.path)
+    assert list(checkpoint.path.parent.iterdir()) == []
+
+
+def test_what_a_library_leaves_beside_its_file_goes_the_next_time(checkpoint, monkeypatch):
+    def killed(tensors, path, metadata):
+        path.with_name(".tmpAbCdEf").write_bytes(b"half")  # as safetensors names it
+        raise KeyboardInterrupt  # what comes next is not done, as after a kill
+
+    before = {path.name for path in checkpoint.path.parent.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.write(State({"x": torch.ones(1)}, {}))
+    assert {path.name for path in checkpoint.path.parent.iterdir()} > before
+    checkpoint.write(State({"x": torch.ones(1)}, {}))
+    assert {path.name for path in checkpoint.path.parent.iterdir()} == before
+
+
+def voices(folder):
+    (folder / "speech").mkdir(exist_ok=True)
+    (folder / "speech" / "03-01-05-01-01-01-01.wav").touch()
+    return load_speech(folder / "speech", folder / "cache.npz").features[0]
+
+
+class OneFace:
+    """In the place of a FacePath: sees the same in each picture."""
+
+    def start(self):
+        pass
+
+    def observe(self, image, time_ms):
+        pass
+
+    def features(self, start_ms, end_ms):
+        return SimpleNamespace(values=np.ones((1, len(VISION_FEATURES)), np.float32))
+
+
+def faces(folder):
+    if not (folder / "archive.npz").exists():
+        SAVEZ(folder / "archive.npz", images=np.zeros((2, 48, 48), np.uint8), labels=[0, 0], classes=["happy"])
+    return load_faces(folder / "archive.npz", OneFace(), folder / "cache.npz").features
+
+
+def personalities(folder):
+    torch.manual_seed(0)
+    config = BertConfig(vocabulary=10, width=8, heads=2, feed_forward=8, blocks=1, positions=8)
+    return cached_vectors(PersonalityEncoder(config), [np.array([2, 5, 3])], folder / "cache.npz")
+
+
+@pytest.mark.parametrize("make", [voices, faces, personalities])
+def test_features_that_were_half_written_are_made_again(tmp_path, monkeypatch, make):
+    monkeypatch.setattr(speech, "decode", lambda reader, path: np.zeros(16_000, np.float32))
+
+    def half(file, **arrays):
+        file.write(b"PK half of a file")
+        raise KeyboardInterrupt  # what comes next is not done, as after a kill
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", half)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path)
+    assert not (tmp_path / "cache.npz").exists()
+    first = make(tmp_path)
+    assert len(first) > 0
+    monkeypatch.delattr(np, "savez")
+    assert np.array_equal(make(tmp_path), first)  # read, and not made again
 
 
 def test_writing_keeps_within_its_share_of_the_time(checkpoint):

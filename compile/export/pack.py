@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from psamf_edge.bundle import (
 )
 from psamf_edge.errors import UsageError
 
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+
 
 @dataclass(frozen=True)
 class BundleContent:
@@ -42,7 +46,12 @@ class BundleContent:
 
 
 def write_bundle(
-    path: Path, content: BundleContent, files: Mapping[str, bytes], force: bool = False, beside: Path | None = None
+    path: Path,
+    content: BundleContent,
+    files: Mapping[str, bytes],
+    force: bool = False,
+    beside: Path | None = None,
+    on_whole: Callable[[str], None] = lambda manifest_sha256: None,
 ) -> Bundle:
     """Write a bundle beside `path`, sync it, read it back, and only then rename it into place.
 
@@ -50,8 +59,9 @@ def write_bundle(
         path: the directory to make.
         content: the manifest.
         files: name to bytes, of every file.
-        force: put it in the place of a bundle that is already there.
+        force: put it in the place of a bundle that is already there, so that there is one at any moment.
         beside: folder on the same file system to write in first; None for the one that `path` is in.
+        on_whole: called with the manifest's SHA-256 when all is written, before it gets its name.
 
     Returns:
         The bundle, opened and verified.
@@ -73,10 +83,13 @@ def write_bundle(
             _write_synced(fresh / name, data)
         _write_synced(fresh / MANIFEST, (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode())
         _sync_directory(fresh)
-        open_bundle(fresh).verify()
+        bundle = open_bundle(fresh)
+        bundle.verify()
+        on_whole(bundle.manifest_sha256)
         if path.exists():
-            os.rename(path, Path(scratch) / "old")  # a directory cannot be renamed over one that is not empty
-        os.rename(fresh, path)
+            exchange(fresh, path)  # a directory cannot be renamed over one that is not empty
+        else:
+            os.rename(fresh, path)
     _sync_directory(path.parent)
     return open_bundle(path)
 
@@ -88,6 +101,21 @@ def check_free(path: Path, force: bool) -> None:
             raise UsageError(f"{path} exists: choose another name with -o, or replace it with --force.")
         if path.is_symlink() or not (path / MANIFEST).is_file():
             raise UsageError(f"{path} exists and is not a bundle: --force will not replace it, choose another name.")
+
+
+def exchange(fresh: Path, path: Path) -> None:
+    """Let two directories change their names, in one step where the system can: Linux, on most file systems.
+
+    Elsewhere it takes three, and after a kill between them the older one is found under its name `old`.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+        if call(AT_FDCWD, os.fsencode(fresh), AT_FDCWD, os.fsencode(path), RENAME_EXCHANGE) == 0:
+            return
+    old = fresh.with_name("old")
+    os.rename(path, old)
+    os.rename(fresh, path)
+    os.rename(old, fresh)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from psamf_edge.cli.group import say
-from psamf_edge.cli.output import write_stdout
+from psamf_edge.cli.options import limit_option
+from psamf_edge.cli.streams import write_stdout
 from psamf_edge.compile.data.feature_file import SPLITS, load_features, read_header, save_features
 from psamf_edge.compile.data.mmsa import read_mmsa, write_mmsa
+from psamf_edge.compile.lock import take_lock
 from psamf_edge.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from psamf_edge.compile.extraction.extract import Extraction
+    from psamf_edge.compile.extraction.labels import LabelledClip
 
 SAFE, PICKLE = ".npz", ".pkl"
 
@@ -35,7 +42,16 @@ SAFE, PICKLE = ".npz", ".pkl"
 )  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Clips to extract at a time.")
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
-def command(source: Path, out: Path, clips: Path | None, bundle: Path | None, jobs: int, quiet: bool) -> int:
+@limit_option
+def command(
+    source: Path,
+    out: Path,
+    clips: Path | None,
+    bundle: Path | None,
+    jobs: int,
+    quiet: bool,
+    limits: dict[str, int],
+) -> int:
     """Turn labelled clips into features, or one kind of feature file into the other.
 
     SOURCE is a CSV label file (video_id and clip_id, or id; text; label; mode or split; maybe clip, a path) or a
@@ -47,7 +63,7 @@ def command(source: Path, out: Path, clips: Path | None, bundle: Path | None, jo
     if source.suffix in (SAFE, PICKLE):
         report, failures = _convert(source, out), []
     else:
-        report, failures = _extract(source, out, clips, bundle, jobs, quiet)
+        report, failures = _extract(source, out, clips, bundle, jobs, quiet, limits)
     write_stdout(json.dumps(report, indent=2) + "\n")
     for failure in failures:
         say(f"error: {source}, {failure}")
@@ -84,26 +100,43 @@ def _convert(source: Path, out: Path) -> dict[str, Any]:
 
 
 def _extract(
-    source: Path, out: Path, clips: Path | None, bundle: Path | None, jobs: int, quiet: bool
+    source: Path,
+    out: Path,
+    clips: Path | None,
+    bundle: Path | None,
+    jobs: int,
+    quiet: bool,
+    limits: dict[str, int],
 ) -> tuple[dict[str, Any], list[str]]:
     # Not at the top: ONNX Runtime is not needed to convert.
-    from psamf_edge.compile.extraction.extract import extract_clips, remove_parts
+    from psamf_edge.compile.extraction.extract import remove_parts
     from psamf_edge.compile.extraction.labels import read_labels
 
     rows = read_labels(source, clips)
     parts = out.with_name(out.name + ".parts")
-    shown = sys.stderr.isatty() and not quiet
-    with click.progressbar(length=len(rows), show_pos=True, file=sys.stderr if shown else io.StringIO()) as bar:
-        done = extract_clips(rows, parts, bundle, jobs, lambda: bar.update(1))
-    if not done.sets:
-        for failure in done.failures:
-            say(f"error: {source}, {failure}")
-        raise InputError(f"None of the {len(rows)} clips of {source} could be read; {out} was not written.")
-    if out.suffix == SAFE:
-        save_features(out, done.sets, done.about)
-    else:
-        write_mmsa(out, done.sets)
-    if not done.failures:
-        remove_parts(parts)
+    with take_lock(parts, out):
+        done = _extract_all(rows, parts, bundle, jobs, quiet, limits)
+        if not done.sets:
+            for failure in done.failures:
+                say(f"error: {source}, {failure}")
+            raise InputError(f"None of the {len(rows)} clips of {source} could be read; {out} was not written.")
+        whole = parts / f"whole{out.suffix}"  # not beside the output: a kill would leave half a file there
+        if out.suffix == SAFE:
+            save_features(whole, done.sets, done.about)
+        else:
+            write_mmsa(whole, done.sets)
+        os.replace(whole, out)
+        if not done.failures:
+            remove_parts(parts)
     splits = {split: len(clips) for split, clips in done.sets.items()}
     return {"splits": splits, "failed": len(done.failures), "remarks": done.about["remarks"]}, done.failures
+
+
+def _extract_all(
+    rows: list[LabelledClip], parts: Path, bundle: Path | None, jobs: int, quiet: bool, limits: dict[str, int]
+) -> Extraction:
+    from psamf_edge.compile.extraction.extract import extract_clips
+
+    shown = sys.stderr.isatty() and not quiet
+    with click.progressbar(length=len(rows), show_pos=True, file=sys.stderr if shown else io.StringIO()) as bar:
+        return extract_clips(rows, parts, bundle, jobs, lambda: bar.update(1), limits)

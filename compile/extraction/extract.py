@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from psamf_edge.compile.data.feature_file import SPLITS, MmsaSet
 from psamf_edge.compile.extraction.clips import ClipFeatures
 from psamf_edge.compile.extraction.labels import LabelledClip
 from psamf_edge.compile.extraction.workers import Workers
+from psamf_edge.compile.lock import LOCK
 from psamf_edge.errors import InputError
 from psamf_edge.face.features import VISION_FEATURES
+from psamf_edge.media.limits import Limits
 from psamf_edge.words.wordpiece import WordPiece
 
 TEXT_TOKENS = 50  # L of MMSA's files; it cuts 7 % of the sentences of MOSEI, 0.5 % of those of MOSI
@@ -46,35 +48,36 @@ def extract_clips(
     bundle: Path | None = None,
     jobs: int = 1,
     on_clip: Callable[[], None] = lambda: None,
+    limits: Mapping[str, int] | None = None,
 ) -> Extraction:
     """Extract every clip that has no part yet, then put all parts together.
 
     Args:
         rows: of the label file.
-        parts: the folder of the parts; made if needed. A part belongs to a clip's path, size and time of change, and to
+        parts: the folder of the parts. A part belongs to a clip's path, size and time of change, and to
             a bundle, so that it is never taken for another's.
         bundle: whose vocabulary and face models to use.
         jobs: processes.
         on_clip: called after each clip.
+        limits: as for Analyzer.
 
     Raises:
         UsageError, IntegrityError: no such bundle, or a damaged one.
     """
     opened = open_bundle(bundle)
-    parts.mkdir(parents=True, exist_ok=True)
     places: dict[str, Path] = {}
     failures: dict[str, str] = {}
 
     def work(row: LabelledClip) -> None:
         try:
-            part = parts / part_name(row.clip, opened)
+            part = parts / part_name(row.clip, opened, Limits.of(limits))
             if not part.exists():
                 workers.extract(row.clip, part)
             places[row.id] = part
         except InputError as error:
             failures[row.id] = f"line {row.line}, {row.id}: {error}"
 
-    with Workers(bundle, jobs) as workers, ThreadPoolExecutor(jobs) as threads:
+    with Workers(bundle, jobs, limits) as workers, ThreadPoolExecutor(jobs) as threads:
         futures = [threads.submit(work, row) for row in rows]
         try:
             for future in as_completed(futures):
@@ -95,20 +98,21 @@ def extract_clips(
     return Extraction(sets, about, [failures[row.id] for row in rows if row.id in failures])
 
 
-def part_name(clip: Path, bundle: Bundle) -> str:
+def part_name(clip: Path, bundle: Bundle, limits: Limits) -> str:
     """The name of a clip's part. Raises InputError if there is no such clip."""
     try:
         found = clip.stat()
     except (OSError, ValueError) as error:
         raise InputError(f"{clip} cannot be read ({getattr(error, 'strerror', error)}); check the path.") from error
-    key = [__version__, bundle.manifest_sha256, str(clip.absolute()), found.st_size, found.st_mtime_ns]
+    key = [__version__, bundle.manifest_sha256, str(clip.absolute()), found.st_size, found.st_mtime_ns, asdict(limits)]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32] + ".npz"
 
 
 def remove_parts(parts: Path) -> None:
     """Take the folder away, unless somebody else put something into it."""
-    for part in (*parts.glob("*.npz"), *parts.glob(".*.npz.*")):  # the second: of a run that was killed
-        part.unlink()
+    patterns = ("*.npz", ".*.npz.*", ".*.pkl.*")  # the hidden ones are of runs that were killed
+    for part in (*(path for pattern in patterns for path in parts.glob(pattern)), parts / LOCK):
+        part.unlink(missing_ok=True)
     with suppress(OSError):
         parts.rmdir()
 

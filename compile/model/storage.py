@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from psamf_edge.compile.training.files import atomic, write_tensors
 from psamf_edge.errors import IntegrityError, UsageError
 
 
 def save_weights(model: nn.Module, directory: Path, name: str, dtype: torch.dtype) -> None:
     """Write the state of a model and its `config`, a dataclass."""
-    from safetensors.torch import save_file
-
-    directory.mkdir(parents=True, exist_ok=True)
     state = {key: value.to(dtype).contiguous() for key, value in model.state_dict().items()}
-    save_file(state, directory / f"{name}.safetensors")
-    (directory / f"{name}.json").write_text(json.dumps(asdict(model.config), indent=2) + "\n")
+    with atomic(directory / f"{name}.safetensors") as new:
+        write_tensors(new, state)
+    with atomic(directory / f"{name}.json") as new:
+        new.write_text(json.dumps(asdict(model.config), indent=2) + "\n")
 
 
 def read_weights(directory: Path, name: str) -> tuple[dict, dict[str, Tensor]]:
