@@ -15,12 +15,15 @@ import psamf_edge
 from psamf_edge.bundle import TARGETS, Bundle, PlanKernel, PlanSegment
 from psamf_edge.compile.distilled import distil_first, is_teacher
 from psamf_edge.compile.export.pack import check_free
+from psamf_edge.compile.finished import was_packed
+from psamf_edge.compile.precisions import PRECISIONS, is_calibrated
 from psamf_edge.compile.quality.bounds import Quality
 from psamf_edge.compile.quality.options import quality_options
 from psamf_edge.compile.source import CARRIED as CARRIED
 from psamf_edge.compile.source import DEFAULT_WEIGHTS
 from psamf_edge.compile.training.options import DataOption, data_options, parts_option
 from psamf_edge.errors import MissingDependencyError, UsageError
+from psamf_edge.report.escape import shown
 
 if TYPE_CHECKING:
     from psamf_edge.backends.engine_builder import EngineBuilder
@@ -28,11 +31,6 @@ if TYPE_CHECKING:
     from psamf_edge.compile.export.segments import Ranges
     from psamf_edge.compile.work import Work
 
-PRECISIONS = {
-    "cpu": ("int8", "fp32"),
-    "rtx": ("fp16", "fp32", "int8"),
-    "tensorrt": ("fp16", "fp32", "int8"),
-}  # the first is the default
 FUSIONS = ("kernel", "graph", "plugin")  # how a GPU runs the cross-modal attention; the first is the default
 CUT_FUSION = ("query", "score")  # the segments before and after the kernel
 PACKAGES = ("torch", "onnx", "onnxscript", "safetensors")  # of the extra `compile`
@@ -47,8 +45,10 @@ Log = Callable[[str], None]
 )
 @click.option(
     "--precision",
-    type=click.Choice(("fp32", "fp16", "int8")),
-    help="Default: int8 for cpu, fp16 for rtx and tensorrt. int8 on a GPU: the weights alone.",
+    type=click.Choice(("fp32", "fp16", "int8", "int8-weights", "fp8")),
+    help="Default: int8 for cpu, fp16 for rtx and tensorrt. On a GPU, int8 and fp8 take weights and activations of the"
+    " text's products, see --calibrate (fp8 from compute capability 8.9 on); int8-weights takes all weights, and no"
+    " activation. The rest is fp16.",
 )
 @click.option(
     "--fusion",
@@ -104,11 +104,11 @@ def command(
     """
 
     def log(line: str) -> None:
-        click.echo(line, err=True)
+        click.echo(shown(line), err=True)  # a bundle's own words may be among it
 
     if is_teacher(model):
         _check_call(output, target, precision, fusion)  # what is wrong is found before hours of training, not after
-        check_free(output, force)
+        check_free(output, force or was_packed(output))
         model = distil_first(model, data, parts, student or output.with_suffix(".student"), log)
     elif data.folder or data.files or student:
         raise UsageError(f"--data, --features and --student are for a teacher to distil, and {model} is none.")
@@ -153,21 +153,31 @@ def compile_bundle(
         PrecisionError: the lowered model is past a bound; nothing was written.
     """
     precision = _check_call(output, target, precision, fusion)
+    quality = quality or Quality()
+    if quality.calibrate is not None and not is_calibrated(precision, target):
+        raise UsageError(
+            f"Nothing is calibrated for {target} in {precision}: leave out --calibrate, or take --precision int8 or fp8"
+            " for rtx or tensorrt."
+        )
     _check_packages()
-    from psamf_edge.compile.stages import expected_seconds
+    from psamf_edge.compile.stages import calibration_seconds, expected_seconds
     from psamf_edge.compile.work import Work
 
-    check_free(output, force)
+    check_free(output, force or was_packed(output))
     builder = plugin = None
     if fusion == "plugin" and not engines:
         raise UsageError("Which plugin an engine takes depends on its TensorRT: leave out --no-engines.")
     if target != "cpu" and engines:  # what may be missing is found before the work, not after
         from psamf_edge.backends.engine_builder import BuildOptions
+        from psamf_edge.backends.engines import check_capability
         from psamf_edge.compile.engines.target import open_builder
 
         builder = open_builder(target, BuildOptions(low_memory or BuildOptions.from_environment().low_memory))
+        check_capability(precision, builder.origin.capability)
         plugin = builder.plugin() if fusion == "plugin" else None
     work = Work(output, log, expected_seconds())
+    if is_calibrated(precision, target):
+        work.expect(calibration_seconds(quality.calibrate is not None))
     try:
         bundle = _compile(work, model, output, (target, precision, fusion), builder, plugin, name, force, quality, log)
     except BaseException:
@@ -189,13 +199,15 @@ def _compile(
     plugin: str | None,
     name: str | None,
     force: bool,
-    quality: Quality | None,
+    quality: Quality,
     log: Log,
 ) -> Bundle:
     """The stages. how: target, precision and fusion."""
     from psamf_edge.compile.export.pack import BundleContent, write_bundle
     from psamf_edge.compile.export.preflight import check_operators
+    from psamf_edge.compile.finished import call_digest, finished
     from psamf_edge.compile.quality.stages import GateStages
+    from psamf_edge.compile.quantisation.stages import calibrate
     from psamf_edge.compile.source import open_source
     from psamf_edge.compile.stages import (
         ENGINE_S,
@@ -217,42 +229,55 @@ def _compile(
     if fusion in ("kernel", "plugin") and not node:
         raise UsageError(source.no_node)
     segments, key = source.segments(node), base_key(source, node)
+    origin = None if builder is None else builder.origin
+    title = name or output.stem
+    call = call_digest(key, source, how, title, quality, origin)
+    if bundle := finished(work, output, call):
+        log(f"{output} was finished before, by this very call")
+        return bundle
+    check_free(output, force)
     exported = export_all(work, source, key, segments, CUT_FUSION if node and fusion in (None, "kernel") else None)
     if builder is not None:
         graphs = [part.plan for each in exported for part in each.parts if isinstance(part.plan, PlanSegment)]
         work.expect({engine_title(step.name): ENGINE_S for step in graphs})
-    parts, parities = lower_all(work, key, exported, precision, target)
+    calibration = None
+    if is_calibrated(precision, target):
+        calibration = calibrate(work, key, source, exported, precision, quality.calibrate, log)
+    parts, parities = lower_all(work, key, exported, precision, target, calibration)
     if target != "cpu":
         check_operators(parts, target, builder, plugin)
     for parity in parities:
         log(f"    {parity.output:18} max abs error {parity.error:.1e}   cosine {parity.cosine:.6f}")
-    gate = GateStages(work, key, source, exported, (precision, target), quality or Quality(), name or output.stem, log)
+    gate = GateStages(work, key, source, exported, (precision, target), quality, title, log, calibration)
     checked = gate.run(parts, parities)
-    engines = None
+    if target != "cpu" and checked.parts is not parts:  # some layers were lowered in another way
+        check_operators(checked.parts, target, builder, plugin)
     if builder is not None:
-        engines = builder.origin
         plan, made = _built(builder, checked.parts, segments[0].ranges, plugin, work)
     else:
         plan, made = _exported(checked.parts)
     content = BundleContent(
-        name=name or output.stem,
+        name=title,
         target=target,
         precision=precision,
         plan=plan,
         shapes=source.shapes,
         licence=source.licence,
-        engines=engines,
+        engines=origin,
         provenance={
             "psamf_edge": psamf_edge.__version__,
             **source.provenance,
             "software": software(),
             "parity": {p.output: {"max_abs_error": p.error, "cosine": p.cosine} for p in checked.parities},
+            **({} if calibration is None else {"calibration": calibration.record}),
             "gate": checked.record,
         },
         metrics=source.metrics,
     )
     with work.stage(PACK):
-        return write_bundle(output, content, source.files | made, force, work.folder)
+        return write_bundle(
+            output, content, source.files | made, force, work.folder, lambda sha256: work.note_packed(call, sha256)
+        )
 
 
 def _check_call(output: Path, target: str, precision: str | None, fusion: str | None) -> str:

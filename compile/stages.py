@@ -18,18 +18,23 @@ from psamf_edge.compile.export.onnx_export import Parity
 from psamf_edge.compile.export.part_files import parts_from_files, parts_to_files
 from psamf_edge.compile.export.partition import Part
 from psamf_edge.compile.export.segments import ExportSegment
+from psamf_edge.compile.quantisation.calibration import Calibration
 from psamf_edge.compile.source import Source
 from psamf_edge.compile.work import Work, digest_of, source_digest
 
 LOAD, LOWER, READ, JUDGE, PACK = (
     "load the model",
-    "lower the precision, compare with PyTorch",
+    "lower the precision, compare with float32",
     "read the data to check with",
     "compare the scores with float32",
     "pack",
 )
 # seconds for the default weights on one idle core: the proportions are what counts (see Work)
 EXPORT_S = {"text": 5.2, "audio": 2.6, "face": 1.6, "fusion": 6.0}
+READ_CHECK_SET = ("read the check set to calibrate with", "calibration-check-set")  # titles and names
+READ_CALIBRATION = ("read the data to calibrate with", "calibration-data")
+CALIBRATE = ("choose smoothing and ranges of the activations", "calibrate")
+CALIBRATE_S = 8.0
 LOAD_S, LOWER_S, READ_S, JUDGE_S, ENGINE_S, PACK_S = 0.4, 2.4, 0.5, 0.7, 2.0, 0.1
 PARITIES = "parities.json"
 
@@ -46,14 +51,14 @@ def base_key(source: Source, node: bool) -> dict[str, Any]:
         **source.key,
         **software(),
         "psamf_edge": psamf_edge.__version__,
-        "code": source_digest(folder / "export", folder / "model", folder / "quality"),
+        "code": source_digest(*(folder / name for name in ("export", "model", "quality", "quantisation"))),
         "node": node,
     }
 
 
 def export_title(segment: str) -> str:
     """As the log shows it."""
-    return f"export the {segment} segment to ONNX, check it against PyTorch"
+    return f"the graph of the {segment} segment in float32"
 
 
 def engine_title(segment: str) -> str:
@@ -83,17 +88,32 @@ def export_all(
     return exported
 
 
+def calibration_seconds(with_file: bool) -> dict[str, float]:
+    """The further stages of a precision that has a calibration."""
+    read = [READ_CHECK_SET, *([READ_CALIBRATION] if with_file else [])]
+    return {**{title: READ_S for title, _ in read}, CALIBRATE[0]: CALIBRATE_S}
+
+
 def lower_all(
-    work: Work, key: dict[str, Any], exported: Sequence[Exported], precision: str, target: str
+    work: Work,
+    key: dict[str, Any],
+    exported: Sequence[Exported],
+    precision: str,
+    target: str,
+    calibration: Calibration | None = None,
 ) -> tuple[list[Part], list[Parity]]:
     """The parts in the given precision, and how they compare with PyTorch."""
 
     def make() -> dict[str, bytes]:
-        parts = lower_parts([part for each in exported for part in each.parts], precision, target)
-        found = [asdict(parity) for parity in compare_all(exported, parts)]
+        parts = lower_parts(
+            [part for each in exported for part in each.parts], precision, target, calibration=calibration
+        )
+        found = [asdict(parity) for parity in compare_all(exported, parts, calibration)]
         return {**parts_to_files(parts), PARITIES: json.dumps(found).encode()}
 
     plan = [asdict(part.plan) for each in exported for part in each.parts]
     key = {**key, "precision": precision, "target": target, "plan": digest_of({"plan": plan})}
+    if calibration is not None:
+        key["calibration"] = calibration.record
     files = work.once(LOWER, "lower", key, make)
     return parts_from_files(files), [Parity(**parity) for parity in json.loads(files[PARITIES])]

@@ -124,7 +124,7 @@ class Bundle:
     manifest_sha256: str
     name: str
     target: str  # one of TARGETS
-    precision: str  # "fp32", "fp16" or "int8"
+    precision: str  # "fp32", "fp16", "int8", "int8-weights" or "fp8"
     files: Mapping[str, FileEntry]
     plan: tuple[PlanSegment | PlanKernel, ...]
     shapes: Shapes

@@ -74,7 +74,7 @@ def test_the_same_weights_give_the_same_manifest(tiny_weights, tiny_bundle, tiny
 
 
 @pytest.mark.parametrize(
-    ("target", "precision"), [("cpu", "fp16"), ("rtx", "fp8"), ("tensorrt", "int4"), ("tpu", None), ("cpu", "fp8")]
+    ("target", "precision"), [("cpu", "fp16"), ("rtx", "int4"), ("tensorrt", "bf16"), ("tpu", None), ("cpu", "fp8")]
 )
 def test_combinations_that_do_not_exist(tmp_path: Path, target: str, precision: str | None) -> None:
     with pytest.raises(UsageError, match="allowed are"):
@@ -142,7 +142,7 @@ def test_the_command_speaks_on_stderr_only(tiny_weights, tiny_export, tmp_path, 
     output = tmp_path / "mine.psamf"
     result = CliRunner().invoke(command, [str(tiny_weights), "-o", str(output)], catch_exceptions=False)
     assert (result.exit_code, result.stdout) == (0, "")
-    for word in ("export", "hidden", "cosine", "text.onnx", "MB", "cpu, int8"):
+    for word in ("text", "hidden", "cosine", "text.onnx", "MB", "cpu, int8"):
         assert word in result.stderr
     bundle = open_bundle(output)
     assert (bundle.name, bundle.precision) == ("mine", PRECISIONS["cpu"][0])

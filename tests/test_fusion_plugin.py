@@ -99,7 +99,7 @@ def test_from_weights_to_scores(made, bundles, gpu, monkeypatch, version: str, k
     assert gpu.is_clean
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "int8-weights"])
 def test_one_type_reaches_the_plugin(made, precision: str) -> None:
     """Query, voice, face and weights have one type, and the lengths are int32: what the kernel's signature takes."""
     graph = for_plugin(lower(made.models["fusion"], "fusion", precision, "tensorrt")).graph

@@ -129,7 +129,7 @@ def test_cut_and_whole_file_equal_pytorch(fusion, size: int) -> None:
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)  # float32 sums in another order
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "int8-weights"])
 def test_lower_precisions_stay_within_their_limits_around_the_kernel(fusion, precision: str) -> None:
     borders = kernel_tensors(fusion.parts)
     parts = [lower_part(part, precision, "rtx", borders) for part in fusion.parts]
@@ -144,7 +144,7 @@ def test_lower_precisions_stay_within_their_limits_around_the_kernel(fusion, pre
     check_limits(compare(PartsRunner(parts, fusion.segment.plan.outputs, on_the_host).run, fusion.segment), precision)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "int8-weights"])
 def test_the_whole_file_stays_within_its_limits(fusion, precision: str) -> None:
     model = lower(fusion.model, "fusion", precision, "rtx")
     runner = PartsRunner([SegmentPart(fusion.segment.plan, model)], fusion.segment.plan.outputs)
@@ -153,7 +153,7 @@ def test_the_whole_file_stays_within_its_limits(fusion, precision: str) -> None:
 
 
 def test_int8_weights_are_signed_and_by_channel(fusion) -> None:
-    query, _, last = (lower_part(part, "int8", "rtx", set()) for part in fusion.parts)
+    query, _, last = (lower_part(part, "int8-weights", "rtx", set()) for part in fusion.parts)
     for part in (query, last):
         weights = {weight.name: weight for weight in part.model.graph.initializer}
         made = {name: node for node in part.model.graph.node for name in node.output}

@@ -68,7 +68,7 @@ def test_the_table_is_what_the_real_parser_says(builder: EngineBuilder) -> None:
 def test_everything_that_is_exported_is_in_the_table(kernel_student) -> None:
     from psamf_edge.compile.export.precision import lower
 
-    for precision in ("fp32", "fp16", "int8"):
+    for precision in ("fp32", "fp16", "int8-weights"):
         for name, model in kernel_student.models.items():
             lowered = lower(model, name, precision, "tensorrt")
             check_operators([SegmentPart(PlanSegment(name, "x", (), ()), lowered)], "tensorrt", None, None)

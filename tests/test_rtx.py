@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from psamf_edge.backends import open_backend
 from psamf_edge.backends.engine_builder import BuildError, EngineBuilder
-from psamf_edge.compile.export.precision import lower
+from psamf_edge.compile.precisions import PRECISIONS
 from psamf_edge.errors import MissingDependencyError
 
 pytestmark = pytest.mark.trt
@@ -20,15 +20,6 @@ pytestmark = pytest.mark.trt
 @pytest.fixture(scope="module")
 def builder() -> EngineBuilder:
     return EngineBuilder("tensorrt_rtx")
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-@pytest.mark.parametrize("name", ["text", "audio", "face", "fusion"])
-def test_every_segment_builds(builder: EngineBuilder, tiny_export, name: str, precision: str) -> None:
-    model = lower(tiny_export.models[name], name, precision, "rtx")
-    segment = next(segment for segment in tiny_export.segments if segment.plan.name == name)
-    engine = builder.build(model.SerializeToString(), name, segment.ranges)
-    assert len(engine) > 10_000  # native code for several architectures, and not an empty plan
 
 
 def test_a_model_that_does_not_parse(builder: EngineBuilder) -> None:
@@ -52,10 +43,12 @@ def test_a_range_that_cannot_be(builder: EngineBuilder, tiny_export) -> None:
         builder.build(tiny_export.models["text"].SerializeToString(), "text", segment.ranges | {"tokens": (9, 5, 1)})
 
 
-def test_a_whole_bundle(compile_tiny) -> None:
-    bundle = compile_tiny("rtx", "fp16")
-    assert (bundle.target, bundle.precision, bundle.engines.flavour) == ("rtx", "fp16", "tensorrt_rtx")
-    assert all(segment.engine in bundle.files for segment in bundle.plan)
+@pytest.mark.parametrize("precision", PRECISIONS["rtx"])
+def test_a_whole_bundle(compile_tiny, precision: str) -> None:
+    bundle = compile_tiny("rtx", precision)
+    assert (bundle.target, bundle.precision, bundle.engines.flavour) == ("rtx", precision, "tensorrt_rtx")
+    for segment in bundle.plan:
+        assert len(bundle.read(segment.engine)) > 10_000  # native code for several architectures, and not an empty plan
     bundle.verify()
     with contextlib.suppress(MissingDependencyError):  # any other error is a failure, with a GPU and without
         open_backend(bundle, "cuda").close()

@@ -14,6 +14,8 @@ from psamf_edge.compile.export import ExportError, quiet
 from psamf_edge.compile.export.cross_modal_op import DOMAIN, attach_body, translation_table
 from psamf_edge.compile.export.preflight import load
 from psamf_edge.compile.export.segments import AUDIO_STEPS, FACE_STEPS, FRAMES, HOPS, SUBSETS, TOKENS, ExportSegment
+from psamf_edge.compile.precisions import EIGHT_BITS
+from psamf_edge.plan import Tensors
 
 OPSET = 20  # the first with Gelu as one operator (text 4 % faster on a CPU), and the last that TensorRT 10.3 reads
 # all unlike, so that no two axes can be taken for one
@@ -22,8 +24,8 @@ EXAMPLE_SIZES = {TOKENS: 7, HOPS: 41, FRAMES: 13, SUBSETS: 3, AUDIO_STEPS: 6, FA
 # Float32 differs by the order of sums, float16 by its 11 bits. int8: MiniLM's tokens reach .99 with a scale for each
 # channel and .946 with one for each tensor (ONNX Runtime 1.31), so a value between the two tells a good file from a
 # broken one.
-LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.97}
-Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]  # a segment's inputs to its outputs, in their order
+LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.999, **dict.fromkeys(EIGHT_BITS, 0.97)}
+Run = Callable[[Tensors], Sequence[np.ndarray]]  # a segment's inputs to its outputs, in their order
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,20 @@ def check_parity(model: onnx.ModelProto, segment: ExportSegment) -> list[Parity]
     return compare(lambda inputs: session.run(list(segment.plan.outputs), inputs), segment)
 
 
-def compare(run: Run, segment: ExportSegment) -> list[Parity]:
+def compare(run: Run, segment: ExportSegment, given: Sequence[Tensors] | None = None) -> list[Parity]:
     """Hold a segment, run in whatever way, against PyTorch at four sizes, least and greatest among them: no frozen axis
     can hide from that.
+
+    given: inputs to compare on in place of these random ones.
 
     Raises:
         ExportError: it does not run at some size, or an output has another shape there or is not finite.
     """
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in segment.plan.outputs}
-    for seed, sizes in enumerate(_checked_sizes(segment)):
-        inputs = random_inputs(segment, sizes, seed)
+    if given is None:
+        given = [random_inputs(segment, sizes, seed) for seed, sizes in enumerate(_checked_sizes(segment))]
+    for inputs in given:
+        sizes = {name: value.shape for name, value in inputs.items()}
         wanted = reference(segment, inputs)
         try:
             got = run(inputs)
@@ -139,7 +145,7 @@ def beyond_limits(parities: Sequence[Parity], precision: str) -> list[str]:
     ]
 
 
-def reference(segment: ExportSegment, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+def reference(segment: ExportSegment, inputs: Tensors) -> tuple[np.ndarray, ...]:
     """What PyTorch gives for the same inputs, one array for each output."""
     with torch.inference_mode():
         outputs = segment.module(*(torch.from_numpy(value) for value in inputs.values()))

@@ -275,6 +275,8 @@ class _Segment:
         graph, model = self.graph, self.graph.model
         nodes = [made for i in self.indices for made in self.shapes.get(i, [graph.nodes[i]])]
         outputs = [output for i in self.indices for output in graph.nodes[i].output if output in self.own & set(wanted)]
+        whole = [value.name for value in model.graph.output]  # their order is the whole's, whatever made them when
+        outputs.sort(key=lambda output: whole.index(output) if output in whole else -1)
         weights = list(dict.fromkeys(x for node in nodes for x in node.input if x in graph.weights))
         cut = helper.make_graph(
             nodes,

@@ -14,6 +14,7 @@ from psamf_edge.compile.export.cross_modal_op import reference
 from psamf_edge.compile.export.partition import KernelPart, Part, SegmentPart
 from psamf_edge.compile.export.precision import lower
 from psamf_edge.compile.export.preflight import load
+from psamf_edge.compile.quantisation.ranges import Activation
 
 FLOATS = {"tensor(float16)": np.float16, "tensor(float)": np.float32}  # what crosses a cut may be the other of the two
 RunKernel = Callable[[KernelPart, list[np.ndarray]], np.ndarray]  # its inputs in order to its output
@@ -25,11 +26,18 @@ def kernel_tensors(parts: Sequence[Part]) -> set[str]:
     return {name for plan in kernels for name in (*plan.inputs, *plan.outputs)}
 
 
-def lower_part(part: Part, precision: str, target: str, borders: Collection[str], kept: Collection[str] = ()) -> Part:
-    """A part in the given precision. borders: what `kernel_tensors` gave of the whole plan. kept: see `lower`."""
+def lower_part(
+    part: Part,
+    precision: str,
+    target: str,
+    borders: Collection[str],
+    kept: Collection[str] = (),
+    activations: Mapping[str, Activation] | None = None,
+) -> Part:
+    """A part in the given precision. borders: what `kernel_tensors` gave of the whole plan. Others: see `lower`."""
     if isinstance(part, KernelPart):
         return part if precision == "fp32" else replace(part, weights=part.weights.astype(np.float16))
-    return replace(part, model=lower(part.model, part.plan.name, precision, target, borders, kept))
+    return replace(part, model=lower(part.model, part.plan.name, precision, target, borders, kept, activations))
 
 
 def kernel_reference(part: KernelPart, inputs: list[np.ndarray]) -> np.ndarray:

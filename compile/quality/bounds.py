@@ -44,9 +44,12 @@ class Quality:
     validate: a CSV file as `psamf-edge evaluate` takes it; None for the check set that ships.
     mixed: keep the guilty layers in a higher precision in place of an error.
     report: where to write an HTML report.
+    calibrate: a CSV file like it, of the utterances that the ranges of activations are found on, where a precision has
+        any; None for the check set alone.
     """
 
     bounds: Bounds = Bounds()
     validate: Path | None = None
     mixed: bool = False
     report: Path | None = None
+    calibrate: Path | None = None

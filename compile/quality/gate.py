@@ -10,27 +10,19 @@ import numpy as np
 
 from psamf_edge.bundle import Shapes
 from psamf_edge.compile.export import ExportError
-from psamf_edge.compile.export.lowering import Exported, compare_all, lower_parts
+from psamf_edge.compile.export.lowering import Exported, Kept, compare_all, lower_parts
 from psamf_edge.compile.export.onnx_export import Parity, beyond_limits
 from psamf_edge.compile.export.partition import KernelPart, Part
+from psamf_edge.compile.precisions import EIGHT_BITS
 from psamf_edge.compile.quality.bounds import Bounds
 from psamf_edge.compile.quality.check_set import Sample
 from psamf_edge.compile.quality.comparison import Comparison, compare_scores
+from psamf_edge.compile.quality.data_stage import DataRecord
 from psamf_edge.compile.quality.plan_scorer import EVALUATED_BY, PlanScorer
 from psamf_edge.compile.quality.sensitivity import Blame, Search, guilty
+from psamf_edge.compile.quantisation.calibration import Calibration
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class DataRecord:
-    """What a model was checked with. failed: rows of the file that could not be read and are not among the n."""
-
-    name: str
-    sha256: str
-    n: int
-    labelled: int
-    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +50,7 @@ class Gate:
         samples: what to score; at least one.
         precision, target: what it is lowered to; see `precision.lower`.
         bounds: what that may cost.
+        calibration: of a precision that has one.
 
     Raises:
         ExportError: the float32 model gives no finite score for a sample.
@@ -71,9 +64,11 @@ class Gate:
         precision: str,
         target: str,
         bounds: Bounds,
+        calibration: Calibration | None = None,
     ) -> None:
         self._exported, self._shapes, self._samples = exported, shapes, samples
         self._precision, self._target, self._bounds = precision, target, bounds
+        self._calibration = calibration
         self._parts = [part for each in exported for part in each.parts]
         self._exact = PlanScorer(self._parts, shapes).scores(samples)
         if not np.isfinite(self._exact).all():
@@ -86,14 +81,14 @@ class Gate:
         comparison = compare_scores(self._samples, self._exact, scores)
         broken = comparison.broken(self._bounds)
         if not broken and parities is None:
-            parities = compare_all(self._exported, lowered)
+            parities = compare_all(self._exported, lowered, self._calibration)
         broken += beyond_limits(parities or [], self._precision)
         return Judgement(lowered, parities or [], comparison, broken, self._exact, scores)
 
     def search(self, tell: Tell) -> list[Blame]:
         """What each segment and layer costs by itself."""
-        search = Search(self._parts, self._shapes, self._samples, self._precision, self._target)
-        return search.run(lambda blame: tell(blame.row()))
+        search = Search(self._parts, self._shapes, self._samples, self._precision, self._target, self._calibration)
+        return search.run(tell)
 
     def mend(self, found: Sequence[Blame], tell: Tell) -> tuple[Judgement, list[Blame]]:
         """Keep layers in a higher precision, the guiltiest first, one more at a time, until every bound holds.
@@ -108,16 +103,19 @@ class Gate:
         for blame in guilty(found, kernels):
             kept.setdefault(blame.part, set()).update(blame.nodes)
             layers.append(blame)
-            judgement = self.judge(lower_parts(self._parts, self._precision, self._target, kept))
+            judgement = self.judge(self._lowered(kept))
             tell(f"{len(layers):2} kept, with {blame.part} {blame.layer or ''}: mean {judgement.comparison.gap:.5f}")
             if not judgement.broken:
                 break
-        return judgement or self.judge(lower_parts(self._parts, self._precision, self._target)), layers
+        return judgement or self.judge(self._lowered(kept)), layers
+
+    def _lowered(self, kept: Kept) -> list[Part]:
+        return lower_parts(self._parts, self._precision, self._target, kept, self._calibration)
 
 
 def kept_precision(precision: str, target: str) -> str:
     """What a layer that is kept computes in."""
-    return "fp16" if precision == "int8" and target != "cpu" else "fp32"
+    return "fp16" if precision in EIGHT_BITS and target != "cpu" else "fp32"
 
 
 def gate_record(
@@ -143,7 +141,7 @@ def comparison_lines(comparison: Comparison, data: DataRecord) -> list[str]:
     corr = "none" if comparison.corr is None else f"{comparison.corr:.6f}"
     lines = [
         f"{data.name}, n = {comparison.n}: mean difference {comparison.gap:.5f}, corr {corr}, worst"
-        f" {comparison.worst:.5f} ({comparison.worst_sample})"
+        f" {comparison.worst:.5f} ({comparison.worst_sample}){data.left_out}"
     ]
     if comparison.against_labels is not None:
         lines += [f"{side:8} {metrics_line(table)}" for side, table in comparison.against_labels.items()]

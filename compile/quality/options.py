@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from psamf_edge.compile.quality.bounds import MAX_ACC2, MAX_GAP, MAX_MAE, MAX_WORST, Bounds, Quality
+from psamf_edge.dataset import read_rows
 from psamf_edge.errors import UsageError
 
 
@@ -25,11 +26,15 @@ def quality_options(function: Callable) -> Callable:
         validate: Path | None,
         mixed: bool,
         report: Path | None,
+        calibrate: Path | None,
         **values: Any,
     ) -> Any:
-        _check_report(report, [path for path in (values["output"], validate) if path is not None])
+        _check_report(report, [path for path in (values["output"], validate, calibrate) if path is not None])
+        for path in (validate, calibrate):
+            if path is not None:
+                read_rows(path)  # what is wrong with it is found before the work, not after
         bounds = Bounds(max_mae, max_acc2, max_gap, max_worst)
-        return function(quality=Quality(bounds, validate, mixed, report), **values)
+        return function(quality=Quality(bounds, validate, mixed, report, calibrate), **values)
 
     file = click.Path(path_type=Path, dir_okay=False)
     for option in (
@@ -37,7 +42,7 @@ def quality_options(function: Callable) -> Callable:
         click.option(
             "--mixed",
             is_flag=True,
-            help="Past a bound, keep the layers to blame in a higher precision (fp16 for int8 on a GPU, else fp32).",
+            help="Past a bound, keep the layers to blame in a higher precision (fp16 for 8 bits on a GPU, else fp32).",
         ),
         _bound("--max-worst", MAX_WORST, "And at most, in one utterance."),
         _bound("--max-gap", MAX_GAP, "How far the scores may be from those in fp32 in the mean."),
@@ -51,6 +56,14 @@ def quality_options(function: Callable) -> Callable:
             metavar="DATA.csv",
             help="Judge the precision on these utterances, a file as `psamf-edge evaluate` takes it.  [default: a small"
             " synthetic check set, which has no labels]",
+        ),
+        click.option(
+            "--calibrate",
+            type=file,
+            metavar="DATA.csv",
+            help="For int8 and fp8 on a GPU, find the ranges of the activations on these utterances: a file like that"
+            " of --validate, and better not the same, but training data. Up to 256 rows of it are taken, evenly, and"
+            " the check set.  [default: the check set alone]",
         ),
     ):
         command = option(command)

@@ -46,6 +46,7 @@ class PlanScorer:
         trace: Trace | None = None,
         known: Trace | None = None,
         changed: Collection[str] = (),
+        given: Trace | None = None,
     ) -> np.ndarray:
         """The score of each sample, (N,) float64; NaN where the model gives no finite one.
 
@@ -53,17 +54,21 @@ class PlanScorer:
             trace: an empty list, to be filled.
             known: what the steps of a like plan gave for these samples.
             changed: the steps that `known` does not hold for; all others are not run again.
+            given: an empty list, to be filled with what each step was given.
         """
         scores = []
         for number, sample in enumerate(samples):
             made: dict[str, Tensors] = {}
+            read: dict[str, Tensors] = {}
 
             def run_step(
                 step: PlanSegment | PlanKernel,
                 inputs: dict[str, np.ndarray],
                 number: int = number,
                 made: dict[str, Tensors] = made,
+                read: dict[str, Tensors] = read,
             ) -> Tensors:
+                read[step.name] = inputs
                 if known is not None and step.name not in changed:
                     return known[number][step.name]
                 made[step.name] = self._runner.step(self._parts[step.name], inputs)
@@ -75,6 +80,8 @@ class PlanScorer:
                 scores.append(float("nan"))
             if trace is not None:
                 trace.append(made)
+            if given is not None:
+                given.append(read)
         return np.array(scores)
 
 

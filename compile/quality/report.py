@@ -8,7 +8,8 @@ import numpy as np
 
 from psamf_edge.compile.quality.bounds import Bounds
 from psamf_edge.compile.quality.check_set import Sample
-from psamf_edge.compile.quality.gate import DataRecord, Judgement
+from psamf_edge.compile.quality.data_stage import DataRecord
+from psamf_edge.compile.quality.gate import Judgement
 from psamf_edge.compile.quality.plan_scorer import EVALUATED_BY
 from psamf_edge.compile.quality.sensitivity import Blame
 from psamf_edge.report.escape import markup
@@ -46,7 +47,7 @@ def write_report(
     verdict = "within its bounds" if not last.broken else "refused: nothing was written"
     sections = [
         f'<p class="verdict"><strong class="{"negative" if last.broken else "positive"}">{verdict}</strong></p>',
-        *(f"<p>{markup(sentence)}.</p>" for sentence in last.broken),
+        *(f"<p>{markup(sentence[0].upper() + sentence[1:])}.</p>" for sentence in last.broken),
         _facts(data, bounds),
         "<h2>Difference to float32</h2>",
         _figures(first, last, kept, higher),
@@ -66,9 +67,8 @@ def write_report(
 
 
 def _facts(data: DataRecord, bounds: Bounds) -> str:
-    failed = f", {data.failed} rows could not be used" if data.failed else ""
     facts = {
-        "data": f"{data.name}, {data.n} samples, {data.labelled} with a label{failed}",
+        "data": f"{data.name}, {data.n} samples, {data.labelled} with a label{data.left_out}",
         "sha256": data.sha256,
         "evaluated by": EVALUATED_BY,
         "bounds": f"mean difference {bounds.gap:g}, worst {bounds.worst:g}; against labels, MAE may rise by"
@@ -111,16 +111,21 @@ def _layers(blames: Iterable[Blame]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    head = "".join(f'<th scope="col">{markup(name)}</th>' for name in heads)
-    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    rows = list(rows)
+    numeric = [any(isinstance(row[column], (int, float)) for row in rows) for column in range(len(heads))]
+    head = "".join(
+        f'<th scope="col"{" class=number" if is_number else ""}>{markup(name)}</th>'
+        for name, is_number in zip(heads, numeric, strict=True)
+    )
+    body = "\n".join(f"<tr>{''.join(map(_cell, row, numeric))}</tr>" for row in rows)
     return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 
-def _cell(value: Cell) -> str:
+def _cell(value: Cell, among_numbers: bool) -> str:
     if value is None:
         return "<td></td>"
     if isinstance(value, str):
-        return f'<td class="said">{markup(value)}</td>'
+        return f"<td{' class=number' if among_numbers else ''}>{markup(value)}</td>"
     shown = f"{value}" if isinstance(value, int) else f"{value:.5f}" if np.isfinite(value) else "no finite score"
     return f'<td class="number">{shown}</td>'
 
@@ -136,6 +141,7 @@ def _scatter(exact: np.ndarray, lowered: np.ndarray) -> str:
         f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="#8a939d" stroke-width="0.01"/>'
         for x1, y1, x2, y2 in ((-3, 3, 3, -3), (-3, 0, 3, 0), (0, -3, 0, 3))
     )
-    label = "Scores in float32, to the right, and lowered, upwards; on the diagonal there is no difference"
+    label = "Each sample: its score in float32 to the right, lowered upwards; on the diagonal there is no difference"
     box = f"{-SCORE_LIMIT} {-SCORE_LIMIT} {side} {side}"
-    return f'<svg viewBox="{box}" width="420" height="420" role="img" aria-label="{label}">{lines}{points}</svg>'
+    drawing = f'<svg viewBox="{box}" width="420" height="420" role="img" aria-label="{label}">{lines}{points}</svg>'
+    return f"{drawing}\n<p>{label}.</p>"

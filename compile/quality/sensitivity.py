@@ -10,10 +10,12 @@ import onnx
 from psamf_edge.bundle import Shapes
 from psamf_edge.compile.export.partition import KernelPart, Part, SegmentPart
 from psamf_edge.compile.export.parts import lower_part
-from psamf_edge.compile.export.weight_only import quantise_weights
+from psamf_edge.compile.export.precision import lower_products
+from psamf_edge.compile.precisions import EIGHT_BITS
 from psamf_edge.compile.quality.check_set import Sample
 from psamf_edge.compile.quality.comparison import compare_scores
 from psamf_edge.compile.quality.plan_scorer import PlanScorer, Trace, downstream
+from psamf_edge.compile.quantisation.calibration import Calibration
 
 LEVELS = 3  # of a parameter's path that name a group: blocks.0.attention.query.weight is of blocks.0.attention
 LEAST_SHARE = 0.02  # of the worst segment's error: a segment below it is not searched, its layers cannot be the guilty
@@ -42,33 +44,44 @@ class Search:
         parts: in float32.
         shapes: of the model.
         samples: to score.
-        precision, target: as in `lower`. int8 on a GPU is measured without the float16 around it.
+        precision, target: as in `lower`. Eight bits on a GPU are measured without the float16 around them.
+        calibration: of a precision that has one.
     """
 
     def __init__(
-        self, parts: Sequence[Part], shapes: Shapes, samples: Sequence[Sample], precision: str, target: str
+        self,
+        parts: Sequence[Part],
+        shapes: Shapes,
+        samples: Sequence[Sample],
+        precision: str,
+        target: str,
+        calibration: Calibration | None = None,
     ) -> None:
         self._parts, self._shapes, self._samples = parts, shapes, samples
         self._precision, self._target = precision, target
+        self._activations = calibration.activations if calibration is not None else {}
         self._known: Trace = []
         self._exact = PlanScorer(parts, shapes).scores(samples, trace=self._known)
 
-    def run(self, tell: Callable[[Blame], None] = lambda blame: None) -> list[Blame]:
+    def run(self, tell: Callable[[str], None] = lambda line: None) -> list[Blame]:
         """Every segment, and behind each that matters its groups of nodes; both with the guiltiest first."""
+        tell(f"{len(self._parts)} segments, each lowered alone, everything else in float32 ...")
         segments = [self._measure(part, None, _node_names(part)) for part in self._parts]
         segments.sort(key=lambda blame: -blame.gap)
         found, by_name = [], {part.plan.name: part for part in self._parts}
         for blame in segments:
             found.append(blame)
-            tell(blame)
+            tell(blame.row())
             part = by_name[blame.part]
             if isinstance(part, KernelPart) or not blame.gap > LEAST_SHARE * segments[0].gap:
                 continue
-            layers = [self._measure(part, layer, nodes) for layer, nodes in groups(part.model).items()]
+            layers = groups(part.model)
+            tell(f"  {len(layers)} layers of it, one by one ...")
+            layers = [self._measure(part, layer, nodes) for layer, nodes in layers.items()]
             for layer in sorted(layers, key=lambda layer: -layer.gap):
                 if layer.worst > 0:
                     found.append(layer)
-                    tell(layer)
+                    tell(layer.row())
         return found
 
     def _measure(self, part: Part, layer: str | None, nodes: tuple[str, ...]) -> Blame:
@@ -82,8 +95,9 @@ class Search:
     def _lowered(self, part: Part, nodes: tuple[str, ...]) -> Part:
         """One part with these nodes lowered and its borders as they are."""
         others = set(_node_names(part)) - set(nodes)
-        if isinstance(part, SegmentPart) and self._precision == "int8" and self._target != "cpu":
-            return replace(part, model=quantise_weights(part.model, others))
+        if isinstance(part, SegmentPart) and self._precision in EIGHT_BITS and self._target != "cpu":
+            activations = self._activations.get(part.plan.name)
+            return replace(part, model=lower_products(part.model, self._precision, others, activations))
         return lower_part(part, self._precision, self._target, (), others)
 
 

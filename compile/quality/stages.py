@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,9 @@ from psamf_edge.compile.export.onnx_export import Parity
 from psamf_edge.compile.export.part_files import parts_from_files, parts_to_files
 from psamf_edge.compile.export.partition import Part
 from psamf_edge.compile.quality.bounds import PrecisionError, Quality
-from psamf_edge.compile.quality.check_set import NAME, Sample, check_set
 from psamf_edge.compile.quality.comparison import Comparison
+from psamf_edge.compile.quality.data_stage import read_data
 from psamf_edge.compile.quality.gate import (
-    DataRecord,
     Gate,
     Judgement,
     comparison_lines,
@@ -27,15 +26,15 @@ from psamf_edge.compile.quality.gate import (
     kept_precision,
 )
 from psamf_edge.compile.quality.report import write_report
-from psamf_edge.compile.quality.sample_files import samples_from_files, samples_to_files
 from psamf_edge.compile.quality.sensitivity import Blame
+from psamf_edge.compile.quantisation.calibration import Calibration
 from psamf_edge.compile.source import Source
 from psamf_edge.compile.stages import JUDGE, READ
+from psamf_edge.compile.training.files import atomic
 from psamf_edge.compile.work import Work
 
 SEARCH, MEND = "search for the layers to blame", "keep layers in a higher precision"
-JUDGEMENT, FAILED = "judgement.json", "failed.json"
-LAYERS_NAMED = 10  # of the guiltiest in the terminal; the report has more
+JUDGEMENT = "judgement.json"
 Log = Callable[[str], None]
 
 
@@ -60,6 +59,7 @@ class GateStages:
         quality: data, bounds and what to do past them.
         name: of the bundle, for the report.
         log: takes lines.
+        calibration: of a precision that has one.
     """
 
     def __init__(
@@ -72,11 +72,15 @@ class GateStages:
         quality: Quality,
         name: str,
         log: Log,
+        calibration: Calibration | None = None,
     ) -> None:
+        self._calibration = calibration
         self._work, self._source, self._exported, self._how = work, source, exported, how
         self._quality, self._name, self._log = quality, name, log
-        self._samples, self._data = self._read()
+        self._samples, self._data = read_data(work, (READ, "data"), source, quality.validate, log)
         self._key = {**key, "how": how, "data": asdict(self._data), "bounds": asdict(quality.bounds)}
+        if calibration is not None:
+            self._key["calibration"] = calibration.record
 
     def run(self, parts: list[Part], parities: list[Parity]) -> Checked:
         """Judge the lowered parts, and mend them where that is asked for.
@@ -104,37 +108,12 @@ class GateStages:
         return Checked(last.parts, last.parities, record)
 
     def _gate(self) -> Gate:
-        return Gate(self._exported, self._source.shapes, self._samples, *self._how, self._quality.bounds)
-
-    def _read(self) -> tuple[list[Sample], DataRecord]:
-        path, source = self._quality.validate, self._source
-        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(source.files.items())}
-        key = {"files": hashes, "shapes": asdict(source.shapes)}
-        if path is None:
-            name = NAME
-
-            def make() -> dict[str, bytes]:
-                return {**samples_to_files(check_set(source.files["vocab.txt"], source.shapes)), FAILED: b"0"}
-
-        else:
-            from psamf_edge.compile.quality.validation_set import data_digest, read_samples
-
-            name, key["data"] = path.name, data_digest(path)
-
-            def make() -> dict[str, bytes]:
-                samples, failed = read_samples(path, source.files, source.shapes, self._log)
-                return {**samples_to_files(samples), FAILED: str(failed).encode()}
-
-        files = self._work.once(READ, "data", {**key, "name": name}, make)
-        samples = samples_from_files(files)
-        # of the features and labels themselves; of a file with clips this is not the hash of the file
-        sha256 = key.get("data") or hashlib.sha256(files["samples.npz"] + files["samples.json"]).hexdigest()
-        labelled = sum(sample.label is not None for sample in samples)
-        return samples, DataRecord(name, sha256, len(samples), labelled, int(files[FAILED]))
+        return Gate(
+            self._exported, self._source.shapes, self._samples, *self._how, self._quality.bounds, self._calibration
+        )
 
     def _search(self) -> list[Blame]:
         def make() -> dict[str, bytes]:
-            self._log("    each lowered alone, everything else in float32")
             found = self._gate().search(lambda row: self._log(f"    {row}"))
             return {"blames.json": json.dumps([asdict(blame) for blame in found]).encode()}
 
@@ -171,7 +150,7 @@ class GateStages:
                 kept,
                 kept_precision(*self._how),
             )
-            write_file(self._quality.report, page)
+            _write_page(self._quality.report, page)
             self._log(f"    report: {self._quality.report}")
 
     def _refusal(self, last: Judgement, kept: list[Blame]) -> str:
@@ -186,6 +165,14 @@ class GateStages:
                 "Run again with --mixed to keep the layers to blame in a higher precision, or take a higher --precision"
             )
         return f"{what} Nothing was written. {how}, or allow more; the finished stages are kept in {self._work.folder}."
+
+
+def _write_page(path: Path, page: str) -> None:
+    if path.exists() and not path.is_file():
+        write_file(path, page)  # a pipe or a device, to be written into
+        return
+    with atomic(path) as new:  # under a name that the next run uses again, should a kill leave it behind
+        new.write_text(page, encoding="utf-8")
 
 
 def _to_files(judgement: Judgement) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,7 +67,7 @@ class FeatureReader(Analyzer):
             self._reader.close()
             raise
         self.model, self.note = NOBODY, None
-        self._recognisers, self._turn = {}, threading.Lock()
+        self._recognisers, self._turn, self._process = {}, threading.Lock(), os.getpid()
 
     def features(self, row: Row) -> Features:
         """Raises InputError: the row holds nothing that can be scored."""
@@ -75,14 +76,22 @@ class FeatureReader(Analyzer):
 
 
 def read_samples(
-    path: Path, files: Mapping[str, bytes], shapes: Shapes, tell: Callable[[str], None] = lambda line: None
+    path: Path,
+    files: Mapping[str, bytes],
+    shapes: Shapes,
+    tell: Callable[[str], None] = lambda line: None,
+    most: int | None = None,
 ) -> tuple[list[Sample], int]:
     """The samples of a file as `psamf-edge evaluate` takes it, and how many rows could not be used.
+
+    most: rows to read, evenly from the whole file; None: all.
 
     Raises:
         UsageError: the file is not one, or none of its rows can be used.
     """
     samples, failed, rows = [], 0, read_rows(path)
+    if most is not None and most < len(rows):
+        rows = [rows[number * len(rows) // most] for number in range(most)]
     with FeatureReader(files, shapes) as reader:
         for number, row in enumerate(rows, start=1):
             try:

@@ -21,10 +21,20 @@ import numpy as np
 
 from psamf_edge.backends.buckets import Range, Shapes
 from psamf_edge.bundle import PlanSegment
-from psamf_edge.errors import InputError, IntegrityError, MissingDependencyError
+from psamf_edge.errors import InputError, IntegrityError, MissingDependencyError, UsageError
 
 FLAVOURS = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}  # a bundle's target to the import name
+FP8_CAPABILITY = (8, 9)  # the first with products of fp8
 PACKAGES = {"tensorrt_rtx": "tensorrt-rtx", "tensorrt": "tensorrt"}  # import name to what pip calls it
+
+
+def check_capability(precision: str, capability: str | None) -> None:
+    """Raise UsageError where a GPU of this compute capability, as "8.7", has not the precision. None: not known."""
+    if precision == "fp8" and capability is not None and tuple(map(int, capability.split("."))) < FP8_CAPABILITY:
+        raise UsageError(
+            f"fp8 needs a GPU of compute capability {'.'.join(map(str, FP8_CAPABILITY))} or later, and this one has"
+            f" {capability}: compile with --precision int8 or fp16."
+        )
 
 
 @dataclass(frozen=True)

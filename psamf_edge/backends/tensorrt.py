@@ -15,7 +15,7 @@ import numpy as np
 from psamf_edge.backends.driver import Driver, open_driver
 from psamf_edge.backends.engine_builder import BuildOptions
 from psamf_edge.backends.engine_source import EngineSource
-from psamf_edge.backends.engines import FLAVOURS, PACKAGES, Engine, load_tensorrt, logger_of
+from psamf_edge.backends.engines import FLAVOURS, PACKAGES, Engine, check_capability, load_tensorrt, logger_of
 from psamf_edge.backends.executor import Executor
 from psamf_edge.backends.kernel_step import KernelStep
 from psamf_edge.backends.schedule import PlanStep
@@ -38,7 +38,8 @@ class TensorRTBackend:
 
     Raises:
         MissingDependencyError: TensorRT, a binding of the driver, the driver or a GPU is missing.
-        UsageError: the bundle is quantised for the CPU, or its plugin is none that this TensorRT takes.
+        UsageError: the bundle is quantised for the CPU, or in fp8 and the GPU has none, or its plugin is none that this
+            TensorRT takes.
         IntegrityError: a file of the bundle is damaged, or an engine does not load.
         BuildError: TensorRT builds no engine of a segment.
     """
@@ -62,6 +63,7 @@ class TensorRTBackend:
                     f"The bundle {bundle.name} is quantised for the CPU, which TensorRT does not run: make one with"
                     " `psamf-edge compile --target rtx` or `tensorrt`, or use `--device cpu`."
                 )
+            check_capability(bundle.precision, "{}.{}".format(*self._driver.capability))
             self._plugins.enter_context(_plugins(bundle, trt))
             self._source = EngineSource(
                 bundle, trt, self._driver.capability, EngineCache(), BuildOptions.from_environment()
