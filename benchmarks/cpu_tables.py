@@ -52,17 +52,16 @@ def precisions(record: dict) -> str:
 
 
 SHOWN_SETTINGS = {  # what is changed from the default
-    "as it is: all optimisations, one thread, arena, no spinning": {},
+    "as it is: all optimisations, one thread, no arena, no spinning": {},
     "optimisation: extended": {"level": "ORT_ENABLE_EXTENDED"},
     "optimisation: basic": {"level": "ORT_ENABLE_BASIC"},
     "optimisation: off": {"level": "ORT_DISABLE_ALL"},
-    "with SkipLayerNormFusion": {"fused": True},
     "two threads": {"threads": 2},
     "two threads, spinning": {"threads": 2, "spinning": True},
-    "no arena": {"arena": False},
-    "no arena, two threads": {"arena": False, "threads": 2},
+    "arena": {"arena": True},
+    "arena, with SkipLayerNormFusion": {"arena": True, "fused": True},
 }
-DEFAULT_SETTINGS = {"level": "ORT_ENABLE_ALL", "threads": 1, "arena": True, "spinning": False}
+DEFAULT_SETTINGS = {"level": "ORT_ENABLE_ALL", "threads": 1, "arena": False, "spinning": False}
 SHOWN_FIGURES = {  # precision and name of the samples
     "int8 p50 ms": ("int8", "model"),
     "fp32 p50 ms": ("fp32", "model"),

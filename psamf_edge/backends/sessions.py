@@ -39,7 +39,7 @@ DISABLED = ("SkipLayerNormFusion",)
 def session_options(
     threads: int = 1,
     level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    arena: bool = True,
+    arena: bool = False,
     spinning: bool = False,
     integer_products: bool = True,
 ) -> ort.SessionOptions:
