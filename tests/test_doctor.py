@@ -111,6 +111,15 @@ def test_the_tensorrt_of_a_jetson_that_a_virtual_environment_hides(monkeypatch, 
     assert found.mend.endswith("jetpack.pth")
 
 
+def test_on_a_jetson_tensorrt_comes_from_jetpack(root, monkeypatch, tmp_path):
+    monkeypatch.setattr(packages, "SYSTEM_PACKAGES", tmp_path)
+    monkeypatch.setattr(packages, "_is_there", lambda module: False)
+    wanted = packages.OPTIONAL[0]
+    assert packages.optional(wanted).mend == "pip install 'psamf-edge[tensorrt]'"
+    root("etc/nv_tegra_release", "# R36 (release), REVISION: 4.3\n")
+    assert packages.optional(wanted).mend == "sudo apt install python3-libnvinfer"
+
+
 @pytest.mark.parametrize(
     ("body", "state", "detail"),
     [

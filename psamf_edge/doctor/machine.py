@@ -15,6 +15,7 @@ from psamf_edge.doctor.finding import MISSING, NOTE, OK, Finding
 
 GROUP = "machine"
 ROOT = Path("/")  # of the system's files; tests look elsewhere
+JETSON_RELEASE = "etc/nv_tegra_release"
 
 # instructions that int8 products need to be fast, as /proc/cpuinfo calls them. With AVX2 alone int8 still takes about
 # half the time of fp32, without it more time (benchmarks/results/cpu_choices.json).
@@ -130,9 +131,14 @@ def cuda_compiler() -> Finding:
     return Finding(GROUP, "nvcc", OK, found)
 
 
+def is_jetson() -> bool:
+    """Whether Jetson Linux runs here."""
+    return (ROOT / JETSON_RELEASE).is_file()
+
+
 def jetson() -> list[Finding]:
     """Board, L4T release and power mode of a Jetson; nothing elsewhere."""
-    release = _text(ROOT / "etc/nv_tegra_release")
+    release = _text(ROOT / JETSON_RELEASE)
     board = _text(ROOT / "proc/device-tree/model").strip("\0\n ")
     major, minor = _first(r"R(\d+)", release), _first(r"REVISION:\s*([\d.]+)", release)
     if major is None:

@@ -10,11 +10,13 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from psamf_edge.doctor import machine
 from psamf_edge.doctor.finding import BROKEN, MISSING, NOTE, OK, Finding
 
 GROUP = "packages"
 IMPORT_SECONDS = 60  # TensorRT's libraries take several to load from a slow card
 SYSTEM_PACKAGES = Path("/usr/lib")  # where JetPack puts TensorRT: python3*/dist-packages
+JETPACK_TENSORRT = "sudo apt install python3-libnvinfer"  # pip's TensorRT is not made for a Jetson's driver
 DECODERS = ("h264", "hevc", "vp9", "av1", "aac", "opus", "mp3")  # what clips mostly come in
 
 
@@ -88,6 +90,8 @@ def optional(wanted: Optional) -> Finding:
     """A package that may be missing."""
     name = wanted.module.split(".")[0] if wanted.module.count(".") < 2 else wanted.module
     install = f"pip install 'psamf-edge[{wanted.extra}]'" if wanted.extra else f"pip install {wanted.package}"
+    if wanted.module == "tensorrt" and machine.is_jetson():
+        install = JETPACK_TENSORRT
     if not _is_there(wanted.module):
         place = system_package(wanted.module)
         if place is not None:  # JetPack's, which a virtual environment does not see
