@@ -87,6 +87,7 @@ def run(
                 if done % every == 0:
                     readings.append(read(done))
             print(f"  {done} clips, {readings[-1].resident_mb:.1f} MB", end="\r", file=sys.stderr)
+    print(file=sys.stderr)  # below the line of progress
     if readings[-1].done != done:
         readings.append(read(done))
     figures, complaints = judge(readings, MOST_BYTES_EACH)
