@@ -106,7 +106,12 @@ def test_a_reader_that_stops_reading_gets_no_traceback():
 def test_ctrl_c_ends_it_at_once_and_leaves_no_child(tmp_path):
     for i in range(30):
         (tmp_path / f"{i}.mp4").symlink_to(SAMPLE)
-    process = subprocess.Popen(command("infer", tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command("infer", tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs us in background
+    )
     process.stdout.readline()  # the first clip is done, the next one has begun
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGINT)

@@ -143,6 +143,8 @@ def test_predictions_on_a_small_disk(clip, tmp_path):
 
 @mounts
 def test_full_tmp_and_shm_while_decoding(clip, score):
+    if any(Path(place).is_relative_to("/tmp") for place in (sys.executable, __file__)):
+        pytest.skip("the interpreter or this checkout lies in /tmp, which this test covers")
     full = [
         f"mount -t tmpfs -o size=4k none {where}; cat /dev/zero > {where}/full 2>/dev/null || true"
         for where in ("/tmp", "/dev/shm")
