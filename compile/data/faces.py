@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from psamf_edge.compile.expression.data import SYNONYMS
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.training.files import save_arrays
 from psamf_edge.errors import UsageError
 from psamf_edge.face.features import VISION_FEATURES, FacePath
 
@@ -48,8 +48,7 @@ def load_faces(archive: Path, face_path: FacePath, cache: Path) -> FaceSet:
                 emotions.append(SYNONYMS.get(name, name))
                 found.append(values[0, mesh_found] > 0.5)
         names = [f.name for f in VISION_FEATURES]
-        with atomic(cache) as new, new.open("wb") as file:
-            np.savez(file, features=np.stack(vectors), emotions=emotions, found=found, names=names)
+        save_arrays(cache, features=np.stack(vectors), emotions=emotions, found=found, names=names)
     stored = np.load(cache, allow_pickle=False)
     if list(stored["names"]) != [f.name for f in VISION_FEATURES]:
         raise UsageError(f"The cache {cache} was made with other face features; delete it and run again.")

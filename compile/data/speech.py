@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from psamf_edge.audio.features import AUDIO_FEATURES, extract
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.training.files import save_arrays
 from psamf_edge.errors import UsageError
 from psamf_edge.media.events import AudioChunk
 from psamf_edge.media.reader import MediaReader
@@ -72,8 +72,8 @@ def load_speech(folder: Path, cache: Path) -> SpeechSet:
         with MediaReader() as reader:
             features = [extract(decode(reader, path)) for path in tqdm(files, desc="voice features")]
         lengths = np.array([len(x) for x in features])
-        with atomic(cache) as new, new.open("wb") as file:
-            np.savez(file, values=np.concatenate(features), lengths=lengths, names=[f.name for f in AUDIO_FEATURES])
+        names = [f.name for f in AUDIO_FEATURES]
+        save_arrays(cache, values=np.concatenate(features), lengths=lengths, names=names)
     stored = np.load(cache, allow_pickle=False)
     if len(stored["lengths"]) != len(files) or list(stored["names"]) != [f.name for f in AUDIO_FEATURES]:
         raise UsageError(f"The cache {cache} was made from other files or features; delete it and run again.")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from psamf_edge.compile.distillation.knowledge import Knowledge, distinct
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.training.files import save_arrays
 from psamf_edge.errors import UsageError
 
 FIELDS = ("scores", "cls", "personality")
@@ -51,14 +51,13 @@ class Library:
 
     def _save(self, path: Path) -> None:
         sentences = [np.frombuffer(key, np.int64) for key in self._numbers]
-        with atomic(path) as new, new.open("wb") as file:
-            np.savez(
-                file,
-                key=self._key,
-                tokens=np.concatenate(sentences),
-                lengths=np.array([len(ids) for ids in sentences]),
-                **{name: getattr(self._known, name) for name in FIELDS},
-            )
+        save_arrays(
+            path,
+            key=self._key,
+            tokens=np.concatenate(sentences),
+            lengths=np.array([len(ids) for ids in sentences]),
+            **{name: getattr(self._known, name) for name in FIELDS},
+        )
 
     def _load(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as stored:

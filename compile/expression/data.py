@@ -21,7 +21,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.training.files import save_arrays
 from psamf_edge.errors import UsageError
 from psamf_edge.face.detector import FaceDetector
 from psamf_edge.face.expression import EXPRESSIONS
@@ -116,8 +116,8 @@ def main(faces: Path, cache: Path) -> None:
     for name in ARCHIVES:
         images, labels, held_out = read_archive(faces / f"{name}.npz")
         aligned, found = align_all(images, tracker)
-        with atomic(cache / f"{name}.npz") as new, new.open("wb") as file:
-            np.savez(file, raw=images, aligned=aligned, found=found, labels=labels, held_out=held_out)
+        path = cache / f"{name}.npz"
+        save_arrays(path, raw=images, aligned=aligned, found=found, labels=labels, held_out=held_out)
         click.echo(f"{name}: {len(images)} pictures, face found in {found.mean():.1%}", err=True)
 
 

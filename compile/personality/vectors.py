@@ -11,7 +11,7 @@ import torch
 
 from psamf_edge.compile.personality.model import PersonalityEncoder
 from psamf_edge.compile.training.device import device_of
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.training.files import save_arrays
 from psamf_edge.compile.training.reading import by_length
 from psamf_edge.errors import UsageError
 
@@ -44,9 +44,7 @@ def cached_vectors(encoder: PersonalityEncoder, ids: Sequence[np.ndarray], cache
     """
     key = _key(encoder, ids)
     if not cache.is_file():
-        vectors = personality_vectors(encoder, ids, batch)
-        with atomic(cache) as new, new.open("wb") as file:
-            np.savez(file, vectors=vectors, key=key)
+        save_arrays(cache, vectors=personality_vectors(encoder, ids, batch), key=key)
     stored = np.load(cache, allow_pickle=False)
     if str(stored["key"]) != key:
         raise UsageError(f"The cache {cache} was made with other weights or texts; delete it and run again.")

@@ -37,6 +37,14 @@ def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] 
     folder.rmdir()
 
 
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """Arrays as .npz, by way of `atomic`."""
+    import numpy as np
+
+    with atomic(path) as new, new.open("wb") as file:
+        np.savez(file, **arrays)
+
+
 def copy_whole(source: Path, target: Path) -> None:
     """Copy a file, by way of `atomic`."""
     with atomic(target) as new:
