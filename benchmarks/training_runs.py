@@ -27,7 +27,7 @@ from psamf_edge.compile.training.objective import PretrainedText
 from psamf_edge.compile.training.options import CommonOptions
 from psamf_edge.compile.training.record import RECORD
 from psamf_edge.compile.training.settings import LoopSettings
-from psamf_edge.compile.training.student import train_student
+from psamf_edge.compile.training.student import VOICE_STAGE, train_student
 from psamf_edge.compile.training.teacher import train_psamf
 from psamf_edge.compile.training.training_data import read_voices_and_faces
 from psamf_edge.errors import UsageError
@@ -36,7 +36,7 @@ COMMAND = "python -m benchmarks.ablations"
 NOTE = "run.json"  # what the training's own record does not say
 FEATURES = ("speech.npz", "faces-train.npz", "faces-valid.npz")
 # what an interrupted run would go on from: several times the size of what is kept
-WORKING = ("checkpoints", "text-stage.safetensors", "personality*.npz", "knowledge.npz", *FEATURES)
+WORKING = ("checkpoints", "text-stage.safetensors", VOICE_STAGE, "personality*.npz", "knowledge.npz", *FEATURES)
 
 Say = Callable[[str], None]
 
@@ -95,7 +95,8 @@ def train(variant: Variant, seed: int, material: Material, say: Say) -> bool:
             say(f"{folder}: {variant.title}, seed {seed}")
             share_features(material, folder, say)
             run = CommonOptions(None, (), False, material.device, material.threads, False).open_run(folder, settings)
-            count_session(folder, material.encoder)
+            voice_given = variant.kind != "teacher" and share_voice(material, seed, folder)
+            count_session(folder, material.encoder, voice_given)
             make(variant, seed, material, settings, run)
         remove_working_files(folder)
         return True
@@ -112,6 +113,10 @@ def make(variant: Variant, seed: int, material: Material, settings: LoopSettings
     else:
         source = PretrainedText(find_encoder(material.bert))
     train_student(material.data, source, material.parts, folder, settings, run, COMMAND)
+    if not (voice := voice_of(material, seed)).exists():
+        own = voice.with_name(f"{voice.name}.{os.getpid()}")  # a second process may be as quick, and has the same
+        link(folder / VOICE_STAGE, own)
+        os.replace(own, voice)
 
 
 @contextmanager
@@ -141,6 +146,21 @@ def share_features(material: Material, folder: Path, say: Say) -> None:
             link(shared / name, folder / name)
 
 
+def voice_of(material: Material, seed: int) -> Path:
+    """The voice of every student of a seed: no row is about the voice by itself, which takes a third of a run."""
+    return material.runs / "features" / f"{material.corpora}-{seed}-{VOICE_STAGE}"
+
+
+def share_voice(material: Material, seed: int, folder: Path) -> bool:
+    """Give a run the voice that another of its seed has trained. Returns whether there was one."""
+    voice = voice_of(material, seed)
+    if not voice.is_file():
+        return False
+    if not (folder / VOICE_STAGE).exists():
+        link(voice, folder / VOICE_STAGE)
+    return True
+
+
 def link(source: Path, target: Path) -> None:
     """A second name for a file, or a copy where the file system has none."""
     try:
@@ -149,18 +169,19 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def count_session(folder: Path, encoder: str) -> None:
+def count_session(folder: Path, encoder: str, voice_given: bool) -> None:
     """Note that a process begins or goes on with a run, and what no training record says of it."""
     path = folder / NOTE
     sessions = read_json(path)["sessions"] if path.is_file() else 0
+    note = {"encoder": encoder, "sessions": sessions + 1, "voice_given": voice_given, "machine": machine()}
     with atomic(path) as new:
-        new.write_text(json.dumps({"encoder": encoder, "sessions": sessions + 1, "machine": machine()}, indent=2))
+        new.write_text(json.dumps(note, indent=2))
 
 
 def minutes_of(folder: Path) -> float | None:
-    """How long a run took, if one process did it all."""
-    log, note = folder / "log.csv", folder / NOTE
-    if not log.is_file() or (note.is_file() and read_json(note)["sessions"] > 1):
+    """How long a run took, if one process did it all, the voice included."""
+    log, note = folder / "log.csv", read_json(folder / NOTE) if (folder / NOTE).is_file() else {}
+    if not log.is_file() or note.get("sessions", 1) > 1 or note.get("voice_given"):
         return None
     with log.open(newline="") as file:
         done = [float(value) for stage, _, name, value in csv.reader(file) if (stage, name) == ("done", "minutes")]

@@ -293,6 +293,13 @@ def test_a_row_from_end_to_end(command, monkeypatch, capsys):
     assert not (folder / "speech.npz").exists()
     assert (command.runs / "features" / "speech.npz").is_file()
 
+    with monkeypatch.context() as patch:
+        patch.setattr(student_training, "train_voice", refuse)  # all students of a seed have its voice
+        other = command("--table", "distillation", "--only", "no-score")["no-score"]
+    assert other["minutes"] is None  # it was not all of a training
+    assert other["n"] == 1
+    rows["no-score"] = other
+
     monkeypatch.setattr(training_runs, "train_student", refuse)
     assert command(*only) == rows  # and finished it is not repeated
     with pytest.raises(SystemExit):

@@ -1,10 +1,13 @@
 """The composition of training samples and the pieces of the training loop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
 
+from safetensors.torch import save_file
 from tiny_training import compose, make_corpora, make_student
 
 from psamf_edge.compile.data.compose import SIDE_RATES, Composer, combine
@@ -21,7 +24,7 @@ from psamf_edge.compile.training.loop import AveragedWeights, linear_schedule, s
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.text_stage import train_text
 from psamf_edge.compile.training.validation import SUBSETS, score_alone, sign_accuracy, validate
-from psamf_edge.compile.training.voice_stage import mix, sampling_weights, train_voice
+from psamf_edge.compile.training.voice_stage import keep_voice, kept_voice, mix, sampling_weights, train_voice
 from psamf_edge.errors import UsageError
 from psamf_edge.words.wordpiece import WordPiece
 
@@ -170,6 +173,25 @@ def test_csv_errors_name_the_line(tmp_path):
     path.write_text("words,label\ngood,1\n")
     with pytest.raises(UsageError, match="lacks the columns"):
         read_text_set(path, "train", wordpiece, 20)
+
+
+def test_a_kept_voice_is_the_one_that_was_trained(corpora, tmp_path):
+    _, speech, _ = corpora
+    student, other, path = make_student(0.0), make_student(0.0), tmp_path / "voice.safetensors"
+    settings = TrainSettings(voice_steps=3, batch=8)
+    task = train_voice(student.audio, speech, settings, Run(Log(None, lambda line: None)))
+    keep_voice(task, path, settings)
+    kept = kept_voice(path, other.audio, speech, replace(settings, fusion_epochs=1, bfloat16=False))
+    assert kept.encoder is other.audio
+    for name, value in task.state_dict().items():
+        assert torch.equal(kept.state_dict()[name], value), name
+    with pytest.raises(UsageError, match="voice_steps 3, and 4 is asked for"):
+        kept_voice(path, other.audio, speech, replace(settings, voice_steps=4))
+    with pytest.raises(UsageError, match="does not fit this model"):
+        kept_voice(path, other.audio, speech.select(speech.emotions != "happy"), settings)
+    save_file(task.state_dict(), path)  # of no known settings
+    with pytest.raises(UsageError, match="seed None"):
+        kept_voice(path, other.audio, speech, settings)
 
 
 def test_all_stages_learn_each_modality(corpora, tmp_path):

@@ -1,7 +1,7 @@
 """The student from labelled data to a weights directory: three stages, then what it scores on validation.
 
-`out` keeps what an interrupted run goes on from: settings.toml, the features of voices and faces, the result of stage 1
-and the checkpoints.
+`out` keeps what an interrupted run goes on from: settings.toml, the features of voices and faces, the results of stages
+1 and 2 and the checkpoints.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 
 from psamf_edge.compile.calibration import apply
 from psamf_edge.compile.command import CARRIED
+from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet, check_tokens
 from psamf_edge.compile.model import Student
+from psamf_edge.compile.model.encoders import SequenceEncoder
 from psamf_edge.compile.model.student import save_student
 from psamf_edge.compile.training.epochs import Run, Validation
 from psamf_edge.compile.training.files import atomic, copy_whole, write_tensors
@@ -28,11 +30,11 @@ from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.text_stage import merge_text, train_text
 from psamf_edge.compile.training.training_data import open_data
 from psamf_edge.compile.training.validation import validate_samples
-from psamf_edge.compile.training.voice_stage import train_voice
+from psamf_edge.compile.training.voice_stage import VoiceTask, keep_voice, kept_voice, train_voice
 from psamf_edge.errors import UsageError
 
 COPIED = (*CARRIED, "NOTICE-mediapipe.txt")  # from the parts into the new weights
-TEXT_STAGE = "text-stage.safetensors"
+TEXT_STAGE, VOICE_STAGE = "text-stage.safetensors", "voice-stage.safetensors"
 TEXT_PARTS = ("trunk.", "fusion.")  # what stage 1 trains
 
 
@@ -47,7 +49,7 @@ def train_student(
 ) -> dict:
     """All stages, evaluation on the validation splits, and the weights directory. Returns what training.json holds.
 
-    Where `out` holds the result of stage 1 already, it is not repeated.
+    Where `out` holds the result of stage 1 or 2 already, it is not repeated.
 
     Args:
         data: folder with mosi/, mosei/, speech/ and faces/; or feature files of real samples. These name no emotion, so
@@ -69,8 +71,8 @@ def train_student(
     set_feature_scales(student, samples)
     hear = None
     if labelled.speech:
-        voices, other_voices = labelled.speech
-        hear = train_voice(student.audio, voices, settings, run, other_voices).valence
+        hear = voice_stage(student.audio, labelled.speech, out, settings, run).valence
+    torch.manual_seed(settings.seed + 3)  # so that a stage 2 that is not repeated changes nothing
 
     def metrics() -> dict[str, float]:
         """The error of every subset of modalities, over the validation sets, and their mean."""
@@ -123,6 +125,36 @@ def text_stage(
             write_tensors(new, state)
         run.forget("text")
     run.compute.from_main(None)  # the others may look for it now
+
+
+def voice_stage(
+    encoder: SequenceEncoder, speech: tuple[SpeechSet, SpeechSet], out: Path, settings: TrainSettings, run: Run
+) -> VoiceTask:
+    """Stage 2, unless `out` holds its result already; then that.
+
+    It depends on the recordings, the seed and the settings of stage 2, and on nothing of the words, so that one voice
+    may serve several students: copy VOICE_STAGE into the folder of the next.
+
+    Args:
+        encoder: of voices, with its feature scales set; gets the result.
+        speech: recordings of the training speakers, and of others.
+
+    Raises:
+        UsageError: what `out` holds was made with other settings, or from recordings of other emotions.
+    """
+    path, (voices, others) = out / VOICE_STAGE, speech
+    if run.compute.from_main(path.is_file()):
+        task = kept_voice(path, encoder, voices, settings)
+    else:
+        torch.manual_seed(settings.seed + 2)
+        encoder.apply(lambda part: part.reset_parameters() if hasattr(part, "reset_parameters") else None)
+        task = train_voice(encoder, voices, settings, run, others)
+        if run.compute.is_main:
+            keep_voice(task, path, settings)
+        run.compute.from_main(None)  # the others may look for it now
+    if run.compute.is_main:
+        run.forget("voice")
+    return task.to(run.compute.device)
 
 
 def load_text_stage(student: Student, out: Path) -> None:

@@ -6,8 +6,12 @@ the encoder generalise to new speakers. Stage 3 keeps to what the valence head s
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from psamf_edge.compile.data.compose import SIDE_RATES, SIDES
@@ -19,12 +23,19 @@ from psamf_edge.compile.model.encoders import SequenceEncoder
 from psamf_edge.compile.training.batching import DrawnBatches
 from psamf_edge.compile.training.device import device_of, to_tensors
 from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
+from psamf_edge.compile.training.files import atomic, write_tensors
 from psamf_edge.compile.training.loop import Trainer
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.validation import sign_accuracy
+from psamf_edge.errors import UsageError
 
 # sides by these shares: the corpora have four negative emotions for one positive
 SIDE_SHARE = dict(zip(SIDES, SIDE_RATES, strict=True))
+# what the result depends on beside the recordings
+SETTINGS = (
+    "seed", "batch", "weight_decay", "gradient_clip", "warmup", "average_decay", "patience", "validate_every",
+    "voice_steps", "voice_lr", "voice_dropout", "voice_mixup",
+)  # fmt: skip
 
 
 class VoiceTask(nn.Module):
@@ -88,7 +99,7 @@ def train_voice(
     `valid` holds recordings of other speakers, for early stopping. Returns the encoder with its heads.
     """
     compute, rng = run.compute, np.random.default_rng(settings.seed + 2)
-    names = sorted(set(speech.emotions))
+    names = emotions_of(speech)
     classes = np.array([names.index(e) for e in speech.emotions])
     one_hot = np.eye(len(names), dtype=np.float32)
     valence = np.array([VALENCE[e] for e in speech.emotions], np.float32)
@@ -114,6 +125,42 @@ def train_voice(
     validation = None if valid is None else Validation(lambda: judge(task, valid), "sign_accuracy", higher=True)
     run_epochs(trainer, batches, loss_of, run, "voice", {"rows": rng}, validation)
     return task
+
+
+def emotions_of(speech: SpeechSet) -> list[str]:
+    """The classes of the emotion head, in its order."""
+    return sorted(set(speech.emotions.tolist()))
+
+
+def keep_voice(task: VoiceTask, path: Path, settings: TrainSettings) -> None:
+    """Write what stage 2 made."""
+    made_with = {name: getattr(settings, name) for name in SETTINGS}
+    tensors = {name: value.cpu().contiguous() for name, value in task.state_dict().items()}
+    with atomic(path) as new:
+        write_tensors(new, tensors, {"settings": json.dumps(made_with)})
+
+
+def kept_voice(path: Path, encoder: SequenceEncoder, speech: SpeechSet, settings: TrainSettings) -> VoiceTask:
+    """What `keep_voice` wrote, in place of what `train_voice` would make of the same recordings.
+
+    Raises:
+        UsageError: it was made with other settings, or is of another model or of other emotions.
+    """
+    task = VoiceTask(encoder, len(emotions_of(speech)), settings.voice_dropout)
+    with safe_open(path, "pt") as file:
+        had = json.loads((file.metadata() or {}).get("settings", "{}"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+    for name in SETTINGS:
+        if had.get(name) != getattr(settings, name):
+            raise UsageError(
+                f"{path} was made with {name} {had.get(name)}, and {getattr(settings, name)} is asked for; delete it, "
+                "so that the voice is trained anew."
+            )
+    try:
+        task.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UsageError(f"{path} does not fit this model; delete it, so that the voice is trained anew.") from error
+    return task.train()
 
 
 def judge(task: VoiceTask, speech: SpeechSet) -> dict[str, float]:
