@@ -113,6 +113,17 @@ def shift_cell(row: dict) -> str:
     return f"{row['shift']:+.2f}{interval}" + (f" {row['direction']}" if "direction" in row else "")
 
 
+def voice_speakers(record: dict) -> str:
+    """Voices of speakers not trained on, fold by fold; each corpus as a whole below its folds."""
+    rows = record["rows"]
+    lines = []
+    for name in sorted(rows, key=lambda name: (name.split()[0] != "ravdess", name)):
+        row, shown = rows[name], name + (", the validation split" if rows[name]["validation"] else "")
+        lines.append([shown, str(row["recordings"]), str(row["happy"]), cell(row["sign_accuracy"]), cell(row["auc"])])
+    header = ["speakers held out", "recordings", "happy", f"valence sign, {record['seeds']} seeds", "AUC"]
+    return table(header, lines)
+
+
 def calibration(record: dict) -> str:
     """What eight bits on a GPU cost, by the way that their ranges are found: every row measured."""
     return _calibration(record, record["rows"])

@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from psamf_edge.analyzer import Analyzer
-from psamf_edge.compile.data.speech import describe
+from psamf_edge.compile.data.speech import VALIDATION, describe
 from psamf_edge.compile.data.valence import VALENCE
 from psamf_edge.compile.expression.data import SYNONYMS
 from psamf_edge.errors import InputError
@@ -65,7 +65,7 @@ def _sentences(data: Path, name: str) -> ValidationSet:
 
 
 def _voices(data: Path, corpus: str) -> ValidationSet:
-    files = [path for path in sorted((data / "speech" / corpus).glob("*.opus")) if describe(path)[2]]
+    files = [path for path in sorted((data / "speech" / corpus).glob("*.opus")) if describe(path)[2] in VALIDATION]
     return _acted(f"audio {corpus}", "audio", files, [describe(path)[1] for path in files])
 
 

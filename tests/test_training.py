@@ -12,7 +12,7 @@ from tiny_training import compose, make_corpora, make_student
 
 from psamf_edge.compile.data.compose import SIDE_RATES, Composer, combine
 from psamf_edge.compile.data.padding import pad
-from psamf_edge.compile.data.speech import describe
+from psamf_edge.compile.data.speech import SpeechSet, describe
 from psamf_edge.compile.data.text import TextSet, read_text_set
 from psamf_edge.compile.data.valence import NEGATIVE, VALENCE, side_of
 from psamf_edge.compile.data.voice_augment import SHORTEST_SHARE, VoiceAugmenter
@@ -55,14 +55,20 @@ def test_every_emotion_has_a_side():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("03-01-05-02-01-01-19.opus", ("ravdess", "angry", True)),
-        ("03-01-03-02-01-01-01.opus", ("ravdess", "happy", False)),
-        ("03a01Fa.opus", ("emodb", "happy", False)),
-        ("09b02Wd.opus", ("emodb", "angry", True)),
+        ("03-01-05-02-01-01-19.opus", ("ravdess", "angry", "ravdess 19")),
+        ("03-01-03-02-01-01-01.opus", ("ravdess", "happy", "ravdess 01")),
+        ("03a01Fa.opus", ("emodb", "happy", "emodb 03")),
+        ("09b02Wd.opus", ("emodb", "angry", "emodb 09")),
     ],
 )
 def test_speech_names(name, expected, tmp_path):
     assert describe(tmp_path / name) == expected
+
+
+def test_validation_speakers_are_not_trained_on():
+    speakers = np.array(["ravdess 09", "ravdess 19", "emodb 09", "emodb 19"])
+    speech = SpeechSet([np.zeros((1, 63))] * 4, np.full(4, "happy"), np.full(4, ""), speakers)
+    assert speech.validation.tolist() == [False, True, True, False]
 
 
 def test_padding_keeps_an_empty_batch_convolvable():
@@ -181,7 +187,7 @@ def test_a_kept_voice_is_the_one_that_was_trained(corpora, tmp_path):
     settings = TrainSettings(voice_steps=3, batch=8)
     task = train_voice(student.audio, speech, settings, Run(Log(None, lambda line: None)))
     keep_voice(task, path, settings)
-    kept = kept_voice(path, other.audio, speech, replace(settings, fusion_epochs=1, bfloat16=False))
+    kept = kept_voice(path, other.audio, speech, replace(settings, fusion_epochs=1, text_epochs=1))
     assert kept.encoder is other.audio
     for name, value in task.state_dict().items():
         assert torch.equal(kept.state_dict()[name], value), name

@@ -57,7 +57,7 @@ def make_corpora(sentences: int = 96) -> tuple[TextSet, SpeechSet, FaceSet]:
     emotions = rng.choice(EMOTIONS, 60)
     valence = np.array([VALENCE[e] for e in emotions], np.float32)
     voices = [np.tile(np.r_[v, rng.normal(size=62)], (80, 1)).astype(np.float32) for v in valence]
-    speech = SpeechSet(voices, emotions, np.full(60, "ravdess"), np.zeros(60, bool))
+    speech = SpeechSet(voices, emotions, np.full(60, "ravdess"), np.full(60, "ravdess 01"))
     pictures = np.column_stack([valence, rng.normal(size=(60, len(VISION_FEATURES) - 1))]).astype(np.float32)
     return text, speech, FaceSet(pictures, emotions, np.ones(60, bool))
 

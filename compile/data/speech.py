@@ -26,8 +26,7 @@ EMODB_EMOTIONS = {
 }  # fmt: skip
 
 # two women and two men of RAVDESS; one woman and one man of EMO-DB
-RAVDESS_VALIDATION = frozenset({"17", "18", "19", "20"})
-EMODB_VALIDATION = frozenset({"09", "10"})
+VALIDATION = frozenset({"ravdess 17", "ravdess 18", "ravdess 19", "ravdess 20", "emodb 09", "emodb 10"})
 
 
 @dataclass(frozen=True)
@@ -37,20 +36,25 @@ class SpeechSet:
     features: list[np.ndarray]
     emotions: np.ndarray  # (N,) str
     corpora: np.ndarray  # (N,) str: ravdess or emodb
-    validation: np.ndarray  # (N,) bool
+    speakers: np.ndarray  # (N,) str: the corpus and the upstream's name, "ravdess 17"
+
+    @property
+    def validation(self) -> np.ndarray:
+        """Whether each recording is of a validation speaker, (N,) bool."""
+        return np.isin(self.speakers, list(VALIDATION))
 
     def select(self, keep: np.ndarray) -> SpeechSet:
         """The samples where `keep` (N,) is true."""
         features = [x for x, kept in zip(self.features, keep, strict=True) if kept]
-        return SpeechSet(features, self.emotions[keep], self.corpora[keep], self.validation[keep])
+        return SpeechSet(features, self.emotions[keep], self.corpora[keep], self.speakers[keep])
 
 
-def describe(path: Path) -> tuple[str, str, bool]:
-    """Corpus, emotion and whether the speaker belongs to validation, from a file's name as upstream coins it."""
+def describe(path: Path) -> tuple[str, str, str]:
+    """Corpus, emotion and speaker, from a file's name as upstream coins it."""
     if path.stem.count("-") == 6:
         fields = path.stem.split("-")
-        return "ravdess", RAVDESS_EMOTIONS[fields[2]], fields[6] in RAVDESS_VALIDATION
-    return "emodb", EMODB_EMOTIONS[path.stem[5]], path.stem[:2] in EMODB_VALIDATION
+        return "ravdess", RAVDESS_EMOTIONS[fields[2]], f"ravdess {fields[6]}"
+    return "emodb", EMODB_EMOTIONS[path.stem[5]], f"emodb {path.stem[:2]}"
 
 
 def decode(reader: MediaReader, path: Path) -> np.ndarray:
@@ -78,5 +82,5 @@ def load_speech(folder: Path, cache: Path) -> SpeechSet:
     if len(stored["lengths"]) != len(files) or list(stored["names"]) != [f.name for f in AUDIO_FEATURES]:
         raise UsageError(f"The cache {cache} was made from other files or features; delete it and run again.")
     features = np.split(stored["values"], np.cumsum(stored["lengths"])[:-1])
-    corpora, emotions, validation = zip(*(describe(path) for path in files), strict=True)
-    return SpeechSet(features, np.array(emotions), np.array(corpora), np.array(validation))
+    corpora, emotions, speakers = zip(*(describe(path) for path in files), strict=True)
+    return SpeechSet(features, np.array(emotions), np.array(corpora), np.array(speakers))

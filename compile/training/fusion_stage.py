@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from psamf_edge.compile.data.padding import pad
-from psamf_edge.compile.data.samples import Batch, Samples
+from psamf_edge.compile.data.samples import Batch, Samples, Statistics
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.model import Student
+from psamf_edge.compile.model.encoders import StandardisingEncoder
 from psamf_edge.compile.model.fusion import FusionOutput, Stream
 from psamf_edge.compile.training.batching import LengthBatches
 from psamf_edge.compile.training.device import Compute, device_of, to_tensors
@@ -67,12 +68,17 @@ def score_batch(student: Student, batch: Batch, states: Tensor, mask: Tensor) ->
 def set_feature_scales(model: Student | Teacher, samples: Samples) -> None:
     """Write the training samples' mean and spread of each feature into the encoders; features not used get scale 0."""
     for encoder, found in zip((model.audio, model.face), samples.statistics(), strict=True):
-        # a feature that hardly varies in training must not be blown up when it does on a user's clip
-        scale = 1.0 / np.maximum(found.spread, 1e-3 * max(1.0, float(found.spread.max())))
-        encoder.feature_mean.copy_(torch.from_numpy(found.mean))
-        encoder.feature_scale.copy_(torch.from_numpy(scale.astype(np.float32)))
-        if found.unused is not None:
-            encoder.feature_scale[torch.from_numpy(found.unused)] = 0.0
+        set_scale(encoder, found)
+
+
+def set_scale(encoder: StandardisingEncoder, found: Statistics) -> None:
+    """The same for one encoder."""
+    # a feature that hardly varies in training must not be blown up when it does on a user's clip
+    scale = 1.0 / np.maximum(found.spread, 1e-3 * max(1.0, float(found.spread.max())))
+    encoder.feature_mean.copy_(torch.from_numpy(found.mean))
+    encoder.feature_scale.copy_(torch.from_numpy(scale.astype(np.float32)))
+    if found.unused is not None:
+        encoder.feature_scale[torch.from_numpy(found.unused)] = 0.0
 
 
 SUBSET_NAMES = ("text", "audio", "face", "all", "mixed")

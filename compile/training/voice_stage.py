@@ -33,8 +33,8 @@ from psamf_edge.errors import UsageError
 SIDE_SHARE = dict(zip(SIDES, SIDE_RATES, strict=True))
 # what the result depends on beside the recordings
 SETTINGS = (
-    "seed", "batch", "weight_decay", "gradient_clip", "warmup", "average_decay", "patience", "validate_every",
-    "voice_steps", "voice_lr", "voice_dropout", "voice_mixup",
+    "seed", "batch", "weight_decay", "gradient_clip", "warmup", "average_decay", "bfloat16", "patience",
+    "validate_every", "voice_steps", "voice_lr", "voice_dropout", "voice_mixup",
 )  # fmt: skip
 
 
@@ -116,10 +116,11 @@ def train_voice(
         centred, targets = mix(centred, targets, settings.voice_mixup, rng)
         part = compute.part()
         score, emotion = (target[part] for target in targets)
-        predicted, logits = task(centred[part] + encoder.feature_mean, mask[part])
+        with compute.autocast(settings.bfloat16):
+            predicted, logits = task(centred[part] + encoder.feature_mean, mask[part])
         # smoothing: acted emotions are not always heard as what they were meant to be
-        named = nn.functional.cross_entropy(logits, emotion, label_smoothing=0.1)
-        loss = (predicted - score).abs().mean() + named
+        named = nn.functional.cross_entropy(logits.float(), emotion, label_smoothing=0.1)
+        loss = (predicted.float() - score).abs().mean() + named
         return loss, {"loss": loss.detach()}
 
     validation = None if valid is None else Validation(lambda: judge(task, valid), "sign_accuracy", higher=True)
@@ -163,13 +164,18 @@ def kept_voice(path: Path, encoder: SequenceEncoder, speech: SpeechSet, settings
     return task.train()
 
 
-def judge(task: VoiceTask, speech: SpeechSet) -> dict[str, float]:
-    """Balanced accuracy of the valence sign on each corpus, and their mean."""
+def hear(task: VoiceTask, speech: SpeechSet) -> np.ndarray:
+    """The valence of each recording (N,)."""
     scores = []
     for start in range(0, len(speech.features), 64):
         x, mask = to_tensors(pad(speech.features[start : start + 64], np.float32), device_of(task))
         scores.append(task.valence(x, mask).cpu().numpy())
-    scores, each = np.concatenate(scores), {}
+    return np.concatenate(scores)
+
+
+def judge(task: VoiceTask, speech: SpeechSet) -> dict[str, float]:
+    """Balanced accuracy of the valence sign on each corpus, and their mean."""
+    scores, each = hear(task, speech), {}
     for corpus in np.unique(speech.corpora):
         chosen = speech.corpora == corpus
         each[f"sign_accuracy.{corpus}"] = sign_accuracy(scores[chosen], speech.emotions[chosen])
