@@ -16,7 +16,16 @@ from pathlib import Path
 
 from benchmarks import across_machines
 from benchmarks.cpu_tables import peers, precisions, settings
-from benchmarks.tables import ablations, calibration_in_short, conflicts, table
+from benchmarks.tables import (
+    SETS,
+    SHOWN,
+    ablations,
+    calibration_in_short,
+    conflicts,
+    seeds,
+    table,
+    voice_speakers,
+)
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -62,27 +71,13 @@ def accuracy() -> str:
     """Validation rows of every bundle measured, side by side."""
     bundles = json.loads((RESULTS / "accuracy.json").read_text())["bundles"]
     header = ["validation", "measure", *[b["model"]["precision"] for b in bundles]]
-    rows = []
-    for name, label in (("text mosi", "words, CMU-MOSI"), ("text mosei", "words, CMU-MOSEI")):
-        for key, title in (("mae", "MAE"), ("corr", "Corr"), ("acc2_non0", "Acc-2 non0"), ("f1_non0", "F1 non0")):
-            rows.append([f"{label} ({bundles[0][name]['n']})", title, *[f"{b[name][key]:.3f}" for b in bundles]])
-    for name, label in (
-        ("audio ravdess", "voice, RAVDESS actors not trained on"),
-        ("audio emodb", "voice, EMO-DB speakers not trained on"),
-        ("face fer2013", "face, FER2013 through the whole face path"),
-    ):
-        measured = [f"{b[name]['sign_accuracy']:.3f}" for b in bundles]
-        rows.append([f"{label} ({bundles[0][name]['n']})", "valence sign", *measured])
+    rows = [
+        [f"{label} ({bundles[0][name]['n']})", title, *(f"{b[name][key]:.3f}" for b in bundles)]
+        for name, label in SETS.items()
+        for key, title in SHOWN.items()
+        if key in bundles[0][name]
+    ]
     return table(header, rows)
-
-
-SETS = {  # of the reliability benchmark
-    "text mosi": "words, CMU-MOSI",
-    "text mosei": "words, CMU-MOSEI",
-    "audio ravdess": "voice, RAVDESS actors not trained on",
-    "audio emodb": "voice, EMO-DB speakers not trained on",
-    "face fer2013": "face, FER2013",
-}
 
 
 def confidence() -> str:
@@ -92,7 +87,7 @@ def confidence() -> str:
     rows = [
         [f"{label} ({sets[name]['n']})"]
         + [f"{sets[name][key]:.3f}" for key in ("confidence", "accuracy", "ece_mass", "ece_chance", "brier")]
-        for name, label in SETS.items()
+        for name, label in (SETS | {"face fer2013": "face, FER2013"}).items()
     ]
     return table(header, rows)
 
@@ -165,6 +160,8 @@ TABLES = {  # from files: the same on every machine
     "conflicts": conflicting,
     "calibration": partial(of_file, calibration_in_short, "calibration"),
     "dependencies": dependencies,
+    "seeds": partial(of_file, seeds, "seeds"),
+    "voices": partial(of_file, voice_speakers, "voice_speakers"),
     "machines": across_machines.overview,
     "peers": partial(of_file, peers, "peers"),
     "precisions": partial(of_file, precisions, "cpu_choices"),

@@ -113,6 +113,35 @@ def shift_cell(row: dict) -> str:
     return f"{row['shift']:+.2f}{interval}" + (f" {row['direction']}" if "direction" in row else "")
 
 
+SETS = {
+    "text mosi": "words, CMU-MOSI",
+    "text mosei": "words, CMU-MOSEI",
+    "audio ravdess": "voice, RAVDESS actors not trained on",
+    "audio emodb": "voice, EMO-DB speakers not trained on",
+    "face fer2013": "face, FER2013 through the whole face path",
+}
+SHOWN = {"mae": "MAE", "corr": "Corr", "acc2_non0": "Acc-2 non0", "f1_non0": "F1 non0", "sign_accuracy": "valence sign"}
+
+
+def seeds(record: dict) -> str:
+    """Every measure of every validation set, of each precision; then composed samples."""
+    bundles = record["bundles"]
+    rows = [
+        [f"{label} ({of[name]['samples']})", title, *(cell(one[name][key]) for one in bundles.values())]
+        for of in [next(iter(bundles.values()))]
+        for name, label in SETS.items()
+        for key, title in SHOWN.items()
+        if key in of[name]
+    ]
+    alone = table([f"validation, {len(record['seeds'])} seeds", "measure", *bundles], rows)
+    shown = ("mae", "corr", "acc2_non0")
+    rows = [
+        [name.removeprefix("composed "), *(cell(values[key]) for key in shown)]
+        for name, values in record["composed"].items()
+    ]
+    return f"{alone}\n\n{table(['composed validation samples', *(SHOWN[key] for key in shown)], rows)}"
+
+
 def voice_speakers(record: dict) -> str:
     """Voices of speakers not trained on, fold by fold; each corpus as a whole below its folds."""
     rows = record["rows"]

@@ -23,7 +23,7 @@ from benchmarks.tables import voice_speakers
 from psamf_edge.compile.data.samples import Statistics
 from psamf_edge.compile.data.speech import VALIDATION, SpeechSet, load_speech
 from psamf_edge.compile.data.valence import NEGATIVE
-from psamf_edge.compile.model import Student
+from psamf_edge.compile.model.encoders import SequenceEncoder
 from psamf_edge.compile.model.student import StudentConfig
 from psamf_edge.compile.personality.evaluation import auc
 from psamf_edge.compile.training.epochs import Run
@@ -62,7 +62,8 @@ def heard_by_others(speech: SpeechSet, held_out: list[str], settings: TrainSetti
     torch.manual_seed(settings.seed)
     theirs = np.isin(speech.speakers, held_out)
     train, steps = speech.select(~theirs), np.concatenate(speech.select(~theirs).features)  # (sum T, 63)
-    encoder = Student(StudentConfig(steps.shape[1], 1)).audio
+    sizes = StudentConfig(steps.shape[1], face_features=1)
+    encoder = SequenceEncoder(sizes.audio_features, sizes.width, sizes.audio_strides, sizes.dropout)
     set_scale(encoder, Statistics(steps.mean(axis=0), steps.std(axis=0)))
     task = train_voice(encoder, train, settings, Run(Log(None, lambda line: None)))
     return hear(task, speech.select(theirs))
