@@ -189,6 +189,7 @@ def test_a_kept_voice_is_the_one_that_was_trained(corpora, tmp_path):
     keep_voice(task, path, settings)
     kept = kept_voice(path, other.audio, speech, replace(settings, fusion_epochs=1, text_epochs=1))
     assert kept.encoder is other.audio
+    assert (kept.training, kept.dropout.training) == (task.training, task.dropout.training) == (False, False)
     for name, value in task.state_dict().items():
         assert torch.equal(kept.state_dict()[name], value), name
     with pytest.raises(UsageError, match="voice_steps 3, and 4 is asked for"):

@@ -161,7 +161,7 @@ def kept_voice(path: Path, encoder: SequenceEncoder, speech: SpeechSet, settings
         task.load_state_dict(tensors)
     except RuntimeError as error:
         raise UsageError(f"{path} does not fit this model; delete it, so that the voice is trained anew.") from error
-    return task.train()
+    return task.eval()  # as training leaves it: its answers are targets of stage 3, without dropout
 
 
 def hear(task: VoiceTask, speech: SpeechSet) -> np.ndarray:
