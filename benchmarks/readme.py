@@ -18,10 +18,12 @@ from benchmarks import across_machines
 from benchmarks.cpu_tables import peers, precisions, settings
 from benchmarks.tables import (
     SETS,
-    SHOWN,
     ablations,
+    by_set,
     calibration_in_short,
+    composed,
     conflicts,
+    number,
     seeds,
     table,
     voice_speakers,
@@ -71,13 +73,7 @@ def accuracy() -> str:
     """Validation rows of every bundle measured, side by side."""
     bundles = json.loads((RESULTS / "accuracy.json").read_text())["bundles"]
     header = ["validation", "measure", *[b["model"]["precision"] for b in bundles]]
-    rows = [
-        [f"{label} ({bundles[0][name]['n']})", title, *(f"{b[name][key]:.3f}" for b in bundles)]
-        for name, label in SETS.items()
-        for key, title in SHOWN.items()
-        if key in bundles[0][name]
-    ]
-    return table(header, rows)
+    return by_set(header, bundles, "n", number)
 
 
 def confidence() -> str:
@@ -107,15 +103,9 @@ def personality() -> str:
     return table(header, rows)
 
 
-def composed() -> str:
+def composed_samples() -> str:
     """Every subset of modalities on composed validation samples, from the weights' training record."""
-    metrics = json.loads((WEIGHTS / "training.json").read_text())["metrics"]
-    rows = [
-        [name.removeprefix("composed "), f"{v['mae']:.3f}", f"{v['corr']:.3f}", f"{v['acc2_non0']:.3f}"]
-        for name, v in metrics.items()
-        if name.startswith("composed ")
-    ]
-    return table(["composed validation samples", "MAE", "Corr", "Acc-2 non0"], rows)
+    return composed(json.loads((WEIGHTS / "training.json").read_text())["metrics"], number)
 
 
 def ablation(name: str) -> str:
@@ -151,7 +141,7 @@ def of_file(make: Callable[[dict], str], name: str) -> str:
 TABLES = {  # from files: the same on every machine
     "latency": latency,
     "accuracy": accuracy,
-    "composed": composed,
+    "composed": composed_samples,
     "confidence": confidence,
     "personality": personality,
     "teachers": partial(ablation, "teacher"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 METRICS = {
     "mae": "MAE",
     "corr": "Corr",
@@ -11,6 +14,11 @@ METRICS = {
     "f1_has0": "F1 has0",
     "f1_non0": "F1 non0",
 }
+
+
+def number(value: float) -> str:
+    """To three decimals."""
+    return f"{value:.3f}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -123,23 +131,33 @@ SETS = {
 SHOWN = {"mae": "MAE", "corr": "Corr", "acc2_non0": "Acc-2 non0", "f1_non0": "F1 non0", "sign_accuracy": "valence sign"}
 
 
-def seeds(record: dict) -> str:
-    """Every measure of every validation set, of each precision; then composed samples."""
-    bundles = record["bundles"]
+def by_set(header: list[str], bundles: list[dict], count: str, show: Callable[[Any], str]) -> str:
+    """Every measure of every validation set, a column for each bundle. `count` names the number of samples."""
     rows = [
-        [f"{label} ({of[name]['samples']})", title, *(cell(one[name][key]) for one in bundles.values())]
-        for of in [next(iter(bundles.values()))]
+        [f"{label} ({bundles[0][name][count]})", title, *(show(one[name][key]) for one in bundles)]
         for name, label in SETS.items()
         for key, title in SHOWN.items()
-        if key in of[name]
+        if key in bundles[0][name]
     ]
-    alone = table([f"validation, {len(record['seeds'])} seeds", "measure", *bundles], rows)
+    return table(header, rows)
+
+
+def composed(metrics: dict[str, dict], show: Callable[[Any], str]) -> str:
+    """Every subset of modalities on composed samples; other sets are passed over."""
     shown = ("mae", "corr", "acc2_non0")
     rows = [
-        [name.removeprefix("composed "), *(cell(values[key]) for key in shown)]
-        for name, values in record["composed"].items()
+        [name.removeprefix("composed "), *(show(values[key]) for key in shown)]
+        for name, values in metrics.items()
+        if name.startswith("composed ")
     ]
-    return f"{alone}\n\n{table(['composed validation samples', *(SHOWN[key] for key in shown)], rows)}"
+    return table(["composed validation samples", *(SHOWN[key] for key in shown)], rows)
+
+
+def seeds(record: dict) -> str:
+    """Every measure of every validation set, of each precision; then composed samples."""
+    header = [f"validation, {len(record['seeds'])} seeds", "measure", *record["bundles"]]
+    alone = by_set(header, list(record["bundles"].values()), "samples", cell)
+    return f"{alone}\n\n{composed(record['composed'], cell)}"
 
 
 def voice_speakers(record: dict) -> str:

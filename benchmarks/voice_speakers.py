@@ -56,12 +56,11 @@ def measure(scores: np.ndarray, speech: SpeechSet) -> dict[str, float | None]:
     return {"sign_accuracy": sign_accuracy(scores, speech.emotions), "auc": area}
 
 
-def heard_by_others(speech: SpeechSet, held_out: list[str], settings: TrainSettings, threads: int) -> np.ndarray:
-    """Train on everyone but some speakers; the valences (n,) of the recordings of those."""
-    torch.set_num_threads(threads)
+def heard_by_others(speech: SpeechSet, theirs: np.ndarray, settings: TrainSettings) -> np.ndarray:
+    """Train on everyone but the speakers of the recordings `theirs` (N,); the valences (n,) of those recordings."""
     torch.manual_seed(settings.seed)
-    theirs = np.isin(speech.speakers, held_out)
-    train, steps = speech.select(~theirs), np.concatenate(speech.select(~theirs).features)  # (sum T, 63)
+    train = speech.select(~theirs)
+    steps = np.concatenate(train.features)  # (sum T, 63)
     sizes = StudentConfig(steps.shape[1], face_features=1)
     encoder = SequenceEncoder(sizes.audio_features, sizes.width, sizes.audio_strides, sizes.dropout)
     set_scale(encoder, Statistics(steps.mean(axis=0), steps.std(axis=0)))
@@ -69,42 +68,38 @@ def heard_by_others(speech: SpeechSet, held_out: list[str], settings: TrainSetti
     return hear(task, speech.select(theirs))
 
 
-def cross_validate(speech: SpeechSet, seeds: int, settings: dict, threads: int) -> dict:
+def rows_of(speech: SpeechSet, folds: list[list[str]]) -> dict[str, np.ndarray]:
+    """The recordings (N,) that each row of the table is about: each fold's and all, corpus by corpus."""
+    rows = {}
+    for corpus in np.unique(speech.corpora).tolist():
+        for held_out in folds:
+            if names := [name for name in held_out if name.startswith(corpus)]:
+                title = " ".join(name.removeprefix(corpus).strip() for name in names)
+                rows[f"{corpus} {title}"] = np.isin(speech.speakers, names)
+        rows[f"{corpus} all"] = speech.corpora == corpus
+    return rows
+
+
+def cross_validate(speech: SpeechSet, seeds: int, settings: dict) -> dict:
     """Every recording's valence from those who did not train on its speaker, measured by fold and by corpus."""
     folds = groups(speech.speakers)
-    by_seed = []
+    rows, by_seed = rows_of(speech, folds), []
     for seed in range(seeds):
-        scores, measured = np.full(len(speech.emotions), np.nan, np.float32), {}
+        scores = np.empty(len(speech.emotions), np.float32)
         for held_out in folds:
             theirs = np.isin(speech.speakers, held_out)
-            scores[theirs] = heard_by_others(speech, held_out, TrainSettings(seed=seed, **settings), threads)
-            for corpus in np.unique(speech.corpora[theirs]).tolist():
-                of = theirs & (speech.corpora == corpus)
-                names = [name.removeprefix(corpus).strip() for name in held_out if name.startswith(corpus)]
-                measured[f"{corpus} {' '.join(names)}"] = measure(scores[of], speech.select(of))
+            scores[theirs] = heard_by_others(speech, theirs, TrainSettings(seed=seed, **settings))
             print(f"seed {seed}, without {', '.join(held_out)}", file=sys.stderr, flush=True)
-        for corpus in np.unique(speech.corpora).tolist():
-            of = speech.corpora == corpus
-            measured[f"{corpus} all"] = measure(scores[of], speech.select(of))
-        by_seed.append(measured)
-    counts = {
+        by_seed.append({name: measure(scores[of], speech.select(of)) for name, of in rows.items()})
+    return {
         name: {
             "recordings": int(of.sum()),
             "happy": int((speech.emotions[of] == "happy").sum()),
             "validation": bool(speech.validation[of].all()),
+            **spread_of([one[name] for one in by_seed]),
         }
-        for name in by_seed[0]
-        for of in [recordings_of(name, speech)]
+        for name, of in rows.items()
     }
-    return {name: {**counts[name], **spread_of([one[name] for one in by_seed])} for name in by_seed[0]}
-
-
-def recordings_of(name: str, speech: SpeechSet) -> np.ndarray:
-    """Which recordings (N,) a row is about: a corpus and the names of its speakers, or "all"."""
-    corpus, *names = name.split()
-    if names == ["all"]:
-        return speech.corpora == corpus
-    return np.isin(speech.speakers, [f"{corpus} {one}" for one in names])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -117,7 +112,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="where to write (results/voice_speakers.json)")
     given = parser.parse_args(arguments)
     speech, settings = load_speech(given.data / "speech", given.cache), {"voice_steps": given.steps}
-    rows = cross_validate(speech, given.seeds, settings, given.threads)
+    torch.set_num_threads(given.threads)
+    rows = cross_validate(speech, given.seeds, settings)
     record = {
         "machine": machine(),
         "torch": torch.__version__,

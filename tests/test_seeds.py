@@ -47,7 +47,7 @@ def test_nobody_is_judged_by_a_voice_that_heard_them(monkeypatch):
 
     monkeypatch.setattr(voice_speakers, "train_voice", train)
     monkeypatch.setattr(voice_speakers, "hear", hear)
-    rows = voice_speakers.cross_validate(speech, 2, {"voice_steps": 1}, 1)
+    rows = voice_speakers.cross_validate(speech, 2, {"voice_steps": 1})
     assert len(asked) == 10
     assert rows["ravdess all"]["recordings"] == 120
     assert rows["ravdess 17 18 19 20"]["validation"]
