@@ -20,7 +20,7 @@ from benchmarks.training_runs import Material, table_name, train
 from benchmarks.validation_sets import validation_sets
 from benchmarks.variants import CORPORA, TABLES, Variant, choose, parse_assignments
 from psamf_edge.compile.command import DEFAULT_WEIGHTS
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.files import atomic
 from psamf_edge.errors import PsamfError, UsageError
 
 NAME = "ablations"

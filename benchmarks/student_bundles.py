@@ -20,7 +20,7 @@ from psamf_edge.analyzer import Analyzer
 from psamf_edge.backends import open_backend
 from psamf_edge.bundle import Bundle, open_bundle
 from psamf_edge.compile.command import PRECISIONS, compile_bundle
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.files import atomic
 
 ROUNDS = 40  # of one call of every bundle: the median of forty moves by a few hundredths between two runs
 TIMED = PRECISIONS["cpu"]

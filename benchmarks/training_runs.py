@@ -19,9 +19,9 @@ from pathlib import Path
 from benchmarks.measure import machine
 from benchmarks.variants import TEACHER, Variant, settings_of
 from psamf_edge.compile.distillation.source import open_source
+from psamf_edge.compile.files import atomic
 from psamf_edge.compile.model.pretrained import find_encoder
 from psamf_edge.compile.training.epochs import Run
-from psamf_edge.compile.training.files import atomic
 from psamf_edge.compile.training.log import Log
 from psamf_edge.compile.training.objective import PretrainedText
 from psamf_edge.compile.training.options import CommonOptions

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.files import atomic
 from psamf_edge.compile.training.options import CommonOptions, DataOption
 from psamf_edge.compile.training.record import RECORD
 from psamf_edge.errors import UsageError

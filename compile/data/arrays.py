@@ -4,40 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from psamf_edge.compile.files import atomic
 from psamf_edge.errors import InputError
 
 Rows = Sequence[np.ndarray]  # arrays (T_i, ...) that are stored as one, (sum T_i, ...)
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes its name only when all is written and synced. Raises OSError."""
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray | Rows]) -> None:
     """Write arrays under their names; a list of arrays goes in one after another. Equal arrays give equal bytes."""
-    with written_whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic(path) as new, zipfile.ZipFile(new, "w") as archive:
         for name, array in arrays.items():
             rows = [array] if isinstance(array, np.ndarray) else array
             dtype = rows[0].dtype.newbyteorder("<")

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from psamf_edge.compile.expression.data import SYNONYMS
-from psamf_edge.compile.training.files import save_arrays
+from psamf_edge.compile.files import save_arrays
 from psamf_edge.errors import UsageError
 from psamf_edge.face.features import VISION_FEATURES, FacePath
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from psamf_edge.compile.data.arrays import written_whole
 from psamf_edge.compile.data.feature_file import SPLITS, STREAMS, MmsaSet
 from psamf_edge.compile.data.pickle_writer import Padded, write_pickle
 from psamf_edge.compile.data.plain_pickle import read_pickle
 from psamf_edge.compile.data.streams import read_streams
+from psamf_edge.compile.files import atomic
 from psamf_edge.errors import InputError
 from psamf_edge.result import SCORE_LIMIT
 
@@ -64,7 +64,7 @@ def write_mmsa(path: Path, sets: Mapping[str, MmsaSet]) -> None:
             "classification_labels": np.array(classes, np.int64),
             "regression_labels": clips.labels,
         }
-    with written_whole(path) as file:
+    with atomic(path) as new, new.open("wb") as file:
         write_pickle(file, content)
 
 

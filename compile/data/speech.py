@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from psamf_edge.audio.features import AUDIO_FEATURES, extract
-from psamf_edge.compile.training.files import save_arrays
+from psamf_edge.compile.files import save_arrays
 from psamf_edge.errors import UsageError
 from psamf_edge.media.events import AudioChunk
 from psamf_edge.media.reader import MediaReader

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from psamf_edge.compile.distillation.knowledge import Knowledge, distinct
-from psamf_edge.compile.training.files import save_arrays
+from psamf_edge.compile.files import save_arrays
 from psamf_edge.errors import UsageError
 
 FIELDS = ("scores", "cls", "personality")

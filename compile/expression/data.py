@@ -21,7 +21,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from psamf_edge.compile.training.files import save_arrays
+from psamf_edge.compile.files import save_arrays
 from psamf_edge.errors import UsageError
 from psamf_edge.face.detector import FaceDetector
 from psamf_edge.face.expression import EXPRESSIONS

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from psamf_edge.compile.training.files import atomic, write_tensors
+from psamf_edge.compile.files import atomic, write_tensors
 from psamf_edge.errors import IntegrityError, UsageError
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from psamf_edge.compile.files import atomic
 from psamf_edge.compile.model.bert import BertConfig, Trunk
 from psamf_edge.compile.model.pretrained import load_encoder
 from psamf_edge.compile.model.storage import read_weights, save_weights
 from psamf_edge.compile.personality.data import TRAITS
-from psamf_edge.compile.training.files import atomic
 from psamf_edge.errors import UsageError
 
 NAME = "personality"

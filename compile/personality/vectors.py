@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from psamf_edge.compile.files import save_arrays
 from psamf_edge.compile.personality.model import PersonalityEncoder
 from psamf_edge.compile.training.device import device_of
-from psamf_edge.compile.training.files import save_arrays
 from psamf_edge.compile.training.reading import by_length
 from psamf_edge.errors import UsageError
 

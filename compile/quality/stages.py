@@ -15,6 +15,7 @@ from psamf_edge.compile.export.lowering import Exported
 from psamf_edge.compile.export.onnx_export import Parity
 from psamf_edge.compile.export.part_files import parts_from_files, parts_to_files
 from psamf_edge.compile.export.partition import Part
+from psamf_edge.compile.files import atomic
 from psamf_edge.compile.quality.bounds import PrecisionError, Quality
 from psamf_edge.compile.quality.comparison import Comparison
 from psamf_edge.compile.quality.data_stage import read_data
@@ -30,7 +31,6 @@ from psamf_edge.compile.quality.sensitivity import Blame
 from psamf_edge.compile.quantisation.calibration import Calibration
 from psamf_edge.compile.source import Source
 from psamf_edge.compile.stages import JUDGE, READ
-from psamf_edge.compile.training.files import atomic
 from psamf_edge.compile.work import Work
 
 SEARCH, MEND = "search for the layers to blame", "keep layers in a higher precision"
@@ -171,7 +171,7 @@ def _write_page(path: Path, page: str) -> None:
     if path.exists() and not path.is_file():
         write_file(path, page)  # a pipe or a device, to be written into
         return
-    with atomic(path) as new:  # under a name that the next run uses again, should a kill leave it behind
+    with atomic(path) as new:
         new.write_text(page, encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from psamf_edge.compile.training.files import atomic, write_tensors
+from psamf_edge.compile.files import atomic, write_tensors
 from psamf_edge.compile.training.state import State
 
 VERSION = 1  # of what a checkpoint holds

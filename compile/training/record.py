@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.files import atomic
 from psamf_edge.compile.training.settings import LoopSettings
 
 RECORD = "training.json"

@@ -18,11 +18,11 @@ from psamf_edge.compile.calibration import apply
 from psamf_edge.compile.command import CARRIED
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet, check_tokens
+from psamf_edge.compile.files import atomic, copy_whole, write_tensors
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.encoders import SequenceEncoder
 from psamf_edge.compile.model.student import save_student
 from psamf_edge.compile.training.epochs import Run, Validation
-from psamf_edge.compile.training.files import atomic, copy_whole, write_tensors
 from psamf_edge.compile.training.fusion_stage import set_feature_scales, train_fusion
 from psamf_edge.compile.training.objective import Source
 from psamf_edge.compile.training.record import training_record, write_record

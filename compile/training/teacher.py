@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from psamf_edge.compile.data.text import check_tokens
+from psamf_edge.compile.files import copy_whole
 from psamf_edge.compile.model.teacher import Teacher, save_teacher
 from psamf_edge.compile.personality.model import NAME as PERSONALITY
 from psamf_edge.compile.personality.model import load_personality
 from psamf_edge.compile.personality.vectors import cached_vectors
 from psamf_edge.compile.training.epochs import Run, Validation
-from psamf_edge.compile.training.files import copy_whole
 from psamf_edge.compile.training.fusion_stage import set_feature_scales
 from psamf_edge.compile.training.record import training_record, write_record
 from psamf_edge.compile.training.teacher_stage import TeacherSettings, train_teacher, validate_teacher

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from psamf_edge.compile.training.files import atomic
+from psamf_edge.compile.files import atomic
 from psamf_edge.compile.training.settings import LoopSettings, describe, type_name
 from psamf_edge.errors import UsageError
 

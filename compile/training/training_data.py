@@ -19,9 +19,9 @@ from psamf_edge.compile.data.samples import Samples
 from psamf_edge.compile.data.speech import SpeechSet, load_speech
 from psamf_edge.compile.data.text import TextSet, read_text_set
 from psamf_edge.compile.data.valence import VALENCE
+from psamf_edge.compile.files import atomic
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.training.epochs import Run
-from psamf_edge.compile.training.files import atomic
 from psamf_edge.compile.training.settings import CorpusSettings, TrainSettings
 from psamf_edge.compile.training.text_stage import merge_text
 from psamf_edge.compile.training.validation import validate, validate_samples

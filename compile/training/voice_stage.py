@@ -19,11 +19,11 @@ from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.valence import VALENCE, side_of
 from psamf_edge.compile.data.voice_augment import VoiceAugmenter
+from psamf_edge.compile.files import atomic, write_tensors
 from psamf_edge.compile.model.encoders import SequenceEncoder
 from psamf_edge.compile.training.batching import DrawnBatches
 from psamf_edge.compile.training.device import device_of, to_tensors
 from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
-from psamf_edge.compile.training.files import atomic, write_tensors
 from psamf_edge.compile.training.loop import Trainer
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.validation import sign_accuracy

@@ -101,9 +101,9 @@ def prepare(inputs: Path) -> None:
     import torch
 
     from psamf_edge.compile.command import CARRIED, compile_bundle
+    from psamf_edge.compile.files import copy_whole
     from psamf_edge.compile.model.bert import BertConfig
     from psamf_edge.compile.personality.model import PersonalityEncoder, save_personality
-    from psamf_edge.compile.training.files import copy_whole
     from tests.bert_files import write_bert
     from tests.tiny_weights import DEFAULT_WEIGHTS, write_tiny_weights
 

@@ -5,19 +5,27 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; what it holds becomes `path` when the block ends without an error."""
+    """A temporary path to write to; what it holds becomes `path` when the block ends without an error.
+
+    What a kill leaves of it has one name, which the next run writes over. Raises OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
-    yield new
-    _sync(new)
-    os.replace(new, path)
+    try:
+        yield new
+        _sync(new)
+        os.replace(new, path)
+    except BaseException:
+        with suppress(OSError):
+            new.unlink()
+        raise
     _sync(path.parent)  # the rename as well
 
 
