@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from psamf_edge.media.events import AudioChunk, Caption, ClipFooter, ClipHeader, Event, Frame
+from psamf_edge.media.events import AudioChunk, Caption, ClipFooter, ClipHeader, Frame
 from psamf_edge.media.protocol import SAMPLE_RATE
 from psamf_edge.media.reader import MediaReader
 
@@ -84,7 +84,8 @@ def read_clip(
         audio: whether to decode the sound.
         frame_rate: of the frames that `face` gets.
         watch: counts the stages `decode` (waiting for the child, which decodes ahead) and `face`.
-        on_progress: called with the share of the clip that is read, in [0, 1].
+        on_progress: called with the share of the clip that is read, in [0, 1]; never for a clip that declares no
+            length.
 
     Raises:
         InputError: the clip cannot be used.
@@ -99,24 +100,25 @@ def read_clip(
 
     if face is not None:
         face.start()
-    events: Iterator[Event] = reader.read(path, video=face is not None, audio=audio, frame_rate=frame_rate)
-    for event in watch.waits("decode", events):
-        match event:
-            case ClipHeader():
-                clip.has_video, clip.has_audio, declared_ms = event.has_video, event.has_audio, event.duration_ms
-            case Frame():
-                with watch.stage("face"):
-                    face.observe(event.image, event.time_ms)
-                progress(event.time_ms)
-            case AudioChunk():
-                if not samples:  # sound that starts after the pictures
-                    samples = bytearray(SAMPLE_BYTES * (event.start_ms * SAMPLE_RATE // 1000))
-                samples += event.samples.tobytes()
-                progress(event.start_ms)
-            case Caption():
-                clip.captions.append(event)
-            case ClipFooter():
-                clip.sha256, clip.warnings = event.sha256, list(event.warnings)
-                clip.duration_ms = event.duration_ms or declared_ms  # nothing was decoded: believe the container
+    # Closed also where `face` or `on_progress` raises: as long as somebody kept that, the reader would wait for more.
+    with closing(reader.read(path, video=face is not None, audio=audio, frame_rate=frame_rate)) as events:
+        for event in watch.waits("decode", events):
+            match event:
+                case ClipHeader():
+                    clip.has_video, clip.has_audio, declared_ms = event.has_video, event.has_audio, event.duration_ms
+                case Frame():
+                    with watch.stage("face"):
+                        face.observe(event.image, event.time_ms)
+                    progress(event.time_ms)
+                case AudioChunk():
+                    if not samples:  # sound that starts after the pictures
+                        samples = bytearray(SAMPLE_BYTES * (event.start_ms * SAMPLE_RATE // 1000))
+                    samples += event.samples.tobytes()
+                    progress(event.start_ms)
+                case Caption():
+                    clip.captions.append(event)
+                case ClipFooter():
+                    clip.sha256, clip.warnings = event.sha256, list(event.warnings)
+                    clip.duration_ms = event.duration_ms or declared_ms  # nothing was decoded: believe the container
     clip.samples = np.frombuffer(samples, np.float32) if samples else clip.samples  # (N,)
     return clip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from dataclasses import asdict
 from fractions import Fraction
 
@@ -97,6 +98,30 @@ def test_a_deadline_of_ones_own(clip, tmp_path):
     assert Limits().deadline_s(10) == 60
     assert Limits().deadline_s(600) == 2400
     assert Limits.of({"seconds": 100}).deadline_s(600) == 400
+
+
+def cpu_limit_s(reader):
+    return resource.prlimit(reader._child._process.pid, resource.RLIMIT_CPU)[0]
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="asks for another process's limits: Linux alone can")
+def test_a_recording_that_declares_no_length_earns_time_as_it_goes(tmp_path):
+    """As browsers record, or as a recorder that crashed leaves it; 30 s of clip are worth 120 s of waiting."""
+    live = files.write_clip(
+        tmp_path / "live.mkv", size=(16, 16), rate=None, frame_ms=range(0, 30_000, 500), options={"live": "1"}
+    )
+    with MediaReader() as reader:
+        events = reader.read(live)
+        assert next(events).duration_ms == 0
+        assert reader._child.patience_s <= 60
+        assert isinstance(list(events)[-1], ClipFooter)
+        assert 60 < reader._child.patience_s <= 118  # the last picture is at 29.5 s
+        assert 4 * 110 < cpu_limit_s(reader) < 4 * 130  # four threads; CPU time counts from when the child started
+        for limits, most in [({"seconds": 20}, 80), ({"deadline": 70}, 70)]:
+            reader.limits = Limits.of(limits)
+            list(reader.read(live))
+            assert reader._child.patience_s <= most
+            assert cpu_limit_s(reader) < 4 * (most + 10)
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,14 @@ VISION_FEATURES: tuple[Feature, ...] = GEOMETRY_FEATURES + EXPRESSION_FEATURES
 _HELD = 2
 # faces described at a time, a multiple of _HELD: more are embedded no faster, and are left to wait for at a clip's end
 _BATCH = 8
+# A picture stays on the screen until the next, and speaks for a stretch that has none of its own; but no longer than an
+# expression lasts, which is half a second to four (Ekman's macro-expressions).
+_STANDS_MS = 4000
 
 
 @dataclass(frozen=True)
 class FaceFeatures:
-    """The face in a stretch of a clip.
+    """The face in a stretch of a clip; if no frame falls into it, in the one that was still on the screen.
 
     values: (Tv, len(VISION_FEATURES)) float32, one row for each frame with a face; times_ms: (Tv,) float32.
     frames_seen: frames in the stretch, with a face or not. faces_seen_max: most faces at once in the whole clip.
@@ -103,6 +106,7 @@ class FacePath:
         Raises:
             IntegrityError: the expression model gave another shape than its features, or a value that is not finite.
         """
+        start_ms = self._start_with_picture(start_ms, end_ms)
         first, last = np.searchsorted(self._face_times, [start_ms, end_ms])
         last = max(first, last)
         self._describe_up_to(last)
@@ -115,6 +119,13 @@ class FacePath:
             frames_with_face=len(values),
             faces_seen_max=self._tracker.faces_seen_max,
         )
+
+    def _start_with_picture(self, start_ms: float, end_ms: float) -> float:
+        """Where the stretch starts, or the time of the frame that stands for it."""
+        before, after = np.searchsorted(self._frame_times, [start_ms, end_ms])
+        if before == after > 0 and start_ms - self._frame_times[before - 1] <= _STANDS_MS:
+            return self._frame_times[before - 1]
+        return start_ms
 
     def _describe_up_to(self, count: int) -> None:
         if len(self._face_times) - len(self._waiting) < count:

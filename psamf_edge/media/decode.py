@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import re
+import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -19,14 +20,19 @@ import av.video.codeccontext
 
 from psamf_edge.media.allowed import DECODERS, DEMUXERS, FILES, TEXT_DECODERS
 from psamf_edge.media.limits import Limits
+from psamf_edge.media.parts import RESTARTING, Parts
 from psamf_edge.media.protocol import Kind
 from psamf_edge.media.tracks import AudioTrack, Emit, FrameGrid, RgbScaler
 
 # Their headers state the length of the recording; the others have it estimated from bit rate or the file's own end.
 DECLARES_DURATION = {"mov", "matroska", "avi", "flv", "asf", "wav", "aiff", "flac"}
+ENGLISH = {"en", "eng"}  # in tags of ISO 639-1 and -2
 MISSING_END_S = 1.0  # a file that ends this much before its declared end lost something; muxers round by less
 ASS_OVERRIDE = re.compile(r"\{\\[^}]*\}")  # FFmpeg decodes every text subtitle to ASS: italics come as {\i1}
 PROBED_STREAMS = 1000  # as FFmpeg has it: beyond, it gives up over a file before it can be asked what is in it
+WAV_CHUNK = struct.Struct("<4sI")  # name, size; chunks begin at even places
+RIFF_HEADER_BYTES = 12
+MAX_WAV_CHUNKS = 100  # before the sound; editors write a handful
 FLOAT_PIXELS = re.compile("f(16|32)[lb]e$")  # formats whose numbers may be none; no camera writes them
 MAX_HELD = 1000  # messages held back while the first frame, which alone knows the rotation, is awaited
 DECODER_THREADS = 4  # more only adds latency and memory for talking-head sizes
@@ -53,6 +59,8 @@ class Clip:
         self._stopped = False  # at a limit, so that the rest of the file is not missing
         self.warnings: list[str] = []
         self.container = _open_container(file, self.limits)
+        # FFmpeg misses the rest of such a file's last packet, and calls that damaged.
+        self._endless = self.container.format.name == "wav" and _is_endless_wav(file)
         self.start_us = self.container.start_time or 0
         self.declared_us = max(0, self.container.duration or 0)
         if len(self.container.streams) > self.limits.streams:
@@ -63,8 +71,8 @@ class Clip:
         decodable = [s for s in self.container.streams if s.codec_context is not None]  # None: no decoder for it
         streams = [s for s in decodable if s.codec_context.name in DECODERS]
         self.video = next((s for s in streams if s.type == "video" and not _is_cover_art(s)), None)
-        self.audio = next((s for s in streams if s.type == "audio"), None)
-        self.captions = next((s for s in streams if s.codec_context.name in TEXT_DECODERS), None)
+        self.audio = _chosen([s for s in streams if s.type == "audio"], 2)
+        self.captions = _chosen([s for s in streams if s.codec_context.name in TEXT_DECODERS], 1)
         missing = {"video": self.video is None, "audio": self.audio is None}
         left_out = sorted({s.codec_context.name for s in decodable if missing.get(s.type) and not _is_cover_art(s)})
         if self.video is None and self.audio is None:
@@ -81,7 +89,7 @@ class Clip:
     def decode(self) -> None:
         """Emit the whole clip apart from its footer."""
         grid, scaler = FrameGrid(self.request["frame_rate"]), RgbScaler(self.request["max_side"])
-        track = AudioTrack(self._send, self.audio and self.audio.time_base, self.start_us)
+        track = AudioTrack(self._send, self.audio and self.audio.time_base, self.start_us, self.limits.seconds)
         wanted = [self.video] * self.request["video"] + [self.audio] * self.request["audio"] + [self.captions]
         wanted = [stream for stream in wanted if stream is not None]
         if self.video not in wanted:
@@ -137,6 +145,7 @@ class Clip:
         All streams are read, wanted or not: how far they reach tells a file that was cut off.
         """
         demuxer, max_us = self.container.demux(), self.limits.seconds * 1_000_000
+        parts = Parts() if self.container.format.name in RESTARTING else None
         for count in itertools.count():
             if count == self.limits.packets:
                 self._stopped = True
@@ -151,6 +160,8 @@ class Clip:
                 break
             if packet.size == 0:  # PyAV's own way to drain; ours, below, also works after an error
                 continue
+            if parts and packet.stream in wanted:
+                parts.move(packet, self._reached_us + self.start_us)
             if packet.pts is not None and packet.stream.time_base:
                 end_us = self._clip_us(packet.pts + (packet.duration or 0), packet.stream)
                 if end_us > max_us and self._reached_us > max_us // 2:
@@ -162,7 +173,7 @@ class Clip:
                     continue
                 self._reached_us = max(self._reached_us, end_us)
             if packet.stream in wanted:
-                self.bad_packets += packet.is_corrupt
+                self.bad_packets += packet.is_corrupt and not self._endless
                 yield packet.stream, packet
         for stream in wanted:
             if stream is not self.captions:
@@ -262,6 +273,35 @@ def _open_container(file: BinaryIO, limits: Limits) -> Any:
         else:
             problem = f"is no media file, or damaged at its start; give {FILES}"
         raise ClipError(problem) from error
+
+
+def _is_endless_wav(file: BinaryIO) -> bool:
+    """Whether a WAV states no length: what wrote it to a pipe could not go back to fill it in."""
+    at = RIFF_HEADER_BYTES
+    for _ in range(MAX_WAV_CHUNKS):
+        head = os.pread(file.fileno(), WAV_CHUNK.size, at)
+        if len(head) < WAV_CHUNK.size:
+            break
+        name, size = WAV_CHUNK.unpack(head)
+        if name == b"data":  # not in RF64, which states the length elsewhere
+            return size in (0, 0xFFFF_FFFF) and os.pread(file.fileno(), 4, 0) == b"RIFF"
+        at += WAV_CHUNK.size + size + size % 2
+    return False
+
+
+def _chosen(streams: list, languages: int) -> Any | None:
+    """The stream in English, which is what the model knows, then the one that players take, then the first.
+
+    languages: how many the streams must declare for that to count. Of two tracks of sound, one in English and one that
+    does not say, the former may be a commentary.
+    """
+    declared = [(s.metadata.get("language") or "und").lower().partition("-")[0] for s in streams]
+    counts = len({*declared} - {"und"}) >= languages
+    ranks = [
+        (not (counts and language in ENGLISH), not s.disposition & av.stream.Disposition.default)
+        for s, language in zip(streams, declared, strict=True)
+    ]
+    return streams[ranks.index(min(ranks))] if streams else None
 
 
 def _is_cover_art(stream: Any) -> bool:

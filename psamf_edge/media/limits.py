@@ -48,7 +48,7 @@ class Limits:
         return cls(**(chosen or {}))
 
     def deadline_s(self, clip_s: float) -> float:
-        """Seconds that may be spent waiting for the decoder of a clip that declares this length; 0 if it does not."""
+        """Seconds that may be spent waiting for the decoder of a clip that declares this length, or has reached it."""
         return self.deadline or max(DEADLINE_FLOOR_S, DEADLINE_FACTOR * min(clip_s, self.seconds))
 
 

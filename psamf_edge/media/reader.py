@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +12,7 @@ from psamf_edge.errors import InputError, UsageError
 from psamf_edge.media.answers import Allowance, to_event
 from psamf_edge.media.child import Child
 from psamf_edge.media.clip_file import open_clip
-from psamf_edge.media.events import ClipFooter, Event
+from psamf_edge.media.events import AudioChunk, Caption, ClipFooter, ClipHeader, Event, Frame
 from psamf_edge.media.limits import Limits
 from psamf_edge.media.protocol import Kind, ProtocolError, pack, receive
 
@@ -59,8 +59,10 @@ class MediaReader:
         frame_rate: float = 10.0,
         max_side: int = 640,
         deadline_s: float | None = None,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Decode a local file, streamed: no more than one frame is held here at a time.
+
+        A read that is given up before the footer keeps the reader until it is closed.
 
         Args:
             path: a video, audio or image file. Never an address or a playlist.
@@ -68,7 +70,8 @@ class MediaReader:
             frame_rate: grid of the frames: the first frame at or after each k / frame_rate seconds is given, once.
             max_side: longer side of the frames, in pixels, at most; nothing is enlarged.
             deadline_s: seconds that may be spent waiting for the child (the caller's own work does not count).
-                Default: as the limits say, which is 60 s or 4 times the duration of the clip, whichever is more.
+                Default: as the limits say, which is 60 s or 4 times the length of the clip, whichever is more: the
+                length that it declares, or the time that was reached where that is later.
 
         Yields:
             ClipHeader, then Frame, AudioChunk and Caption, each kind in order of time, then ClipFooter.
@@ -113,8 +116,7 @@ class MediaReader:
             self.close()
             self._child = Child(self.limits.memory)
         child = self._child
-        patience_s = self.limits.deadline_s(0) if deadline_s is None else deadline_s
-        child.patience_s = patience_s
+        granted_s = child.patience_s = self.limits.deadline_s(0) if deadline_s is None else deadline_s
         finished = False
         allowance = Allowance(self.limits.seconds, request["frame_rate"])
         warnings: list[str] = []
@@ -131,9 +133,11 @@ class MediaReader:
                 else:
                     payload = child.read_array(payload_bytes)
                 event = to_event(kind, fields, payload, warnings, self.limits.seconds)
-                if kind is Kind.HEADER and deadline_s is None:
-                    declared_ms = min(event.duration_ms, 1000 * self.limits.seconds)  # it may be too huge to divide
-                    child.patience_s += self.limits.deadline_s(declared_ms / 1000) - patience_s
+                if deadline_s is None:
+                    reached_ms = min(_reached_ms(event), 1000 * self.limits.seconds)  # it may be too huge to divide
+                    more_s = max(0.0, self.limits.deadline_s(reached_ms / 1000) - granted_s)
+                    granted_s += more_s
+                    child.patience_s += more_s
                 if kind is Kind.FOOTER:
                     finished = True
                     return event
@@ -150,3 +154,13 @@ class MediaReader:
         finally:
             if not finished:
                 self.close()
+
+
+def _reached_ms(event: Event) -> int:
+    """How long a clip is at least, by one event: what it declares, and, since live recordings declare nothing, what
+    has come of it.
+    """
+    match event:
+        case ClipHeader(duration_ms=ms) | Frame(time_ms=ms) | AudioChunk(start_ms=ms) | Caption(start_ms=ms):
+            return ms
+    return 0

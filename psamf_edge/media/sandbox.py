@@ -14,7 +14,6 @@ import math
 import os
 import resource
 import sys
-import time
 
 MEMORY_SHARE = 0.5  # of the machine's: the rest of a small Jetson must live on
 ADDRESS_SPARE = 2 << 30  # code, thread stacks and malloc's reserves, which take addresses and no memory
@@ -60,10 +59,10 @@ def limit_resources(memory: int) -> None:
             resource.setrlimit(getattr(resource, name), (limit, limit))
 
 
-def allow_cpu(seconds: float) -> None:
-    """Let the process live for so many seconds of CPU time from now on. The system ends one that spins, even alone."""
+def allow_cpu(until_s: float) -> None:
+    """Let the process live until it has used so much CPU time in all. The system ends one that spins, even alone."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    until = math.ceil(time.process_time() + seconds)
+    until = math.ceil(until_s)
     if hard == resource.RLIM_INFINITY or until <= hard:
         resource.setrlimit(resource.RLIMIT_CPU, (until, hard))
 

@@ -15,7 +15,6 @@ from psamf_edge.media.protocol import SAMPLE_RATE, Kind
 GRID_TOLERANCE_US = 500  # Matroska rounds times to 1 ms: a frame half of that before its grid point is on it
 CHUNK_SAMPLES = SAMPLE_RATE // 2  # half a second a message: small enough to stream, large enough to cost nothing
 GAP_SAMPLES = SAMPLE_RATE // 10  # a hole shorter than 100 ms is the jitter of coarse timestamps, not lost sound
-MAX_GAP_SAMPLES = SAMPLE_RATE * 600  # a longer hole is a broken timestamp: do not fill the pipe with silence
 
 Emit = Callable[..., None]  # (kind, fields, payload)
 
@@ -38,11 +37,13 @@ class FrameGrid:
 class AudioTrack:
     """Resamples to 16 kHz mono float32, fills holes with silence, and sends chunks of half a second.
 
-    Positions are in samples at 16 kHz from the start of the clip.
+    Positions are in samples at 16 kHz from the start of the clip. A hole that ends behind `seconds`, which no clip
+    passes, is a broken timestamp, and is not filled.
     """
 
-    def __init__(self, send: Emit, time_base: Fraction | None, start_us: int) -> None:
+    def __init__(self, send: Emit, time_base: Fraction | None, start_us: int, seconds: int) -> None:
         self._send, self._time_base, self._start_s = send, time_base, Fraction(start_us, 1_000_000)
+        self._last = SAMPLE_RATE * seconds
         self._resampler = self._form = None
         self._buffer = bytearray()
         self._end = 0  # position after the last sample in the buffer
@@ -54,13 +55,12 @@ class AudioTrack:
         position = self._due if frame.pts is None else (frame.pts * self._time_base - self._start_s) * SAMPLE_RATE
         if self._form is None:
             self._end, self._due = round(position), position
-        hole = round(position - self._due)
+        hole = round(position - self._due) if position <= self._last else 0
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
         if form != self._form or hole > GAP_SAMPLES:  # a broadcast may change its form midway
             self._drain()
-            if GAP_SAMPLES < hole <= MAX_GAP_SAMPLES:
-                self._append(bytes(4 * hole))
-                self._due += hole
+            if hole > GAP_SAMPLES:
+                self._fill(hole)
             self._form, self._resampler = form, av.AudioResampler("fltp", "mono", SAMPLE_RATE)
         self._due += Fraction(frame.samples * SAMPLE_RATE, frame.sample_rate)
         for resampled in self._resampler.resample(frame):
@@ -79,6 +79,11 @@ class AudioTrack:
             tail = b"".join(_samples(resampled) for resampled in self._resampler.resample(None))
             due = max(0, round(self._due) - self._end)
             self._append(tail[: 4 * due].ljust(4 * due, b"\0"))
+
+    def _fill(self, hole: int) -> None:
+        for start in range(0, hole, CHUNK_SAMPLES):  # in pieces: hours of silence are nearly a gigabyte
+            self._append(bytes(4 * min(CHUNK_SAMPLES, hole - start)))
+        self._due += hole
 
     def _append(self, samples: bytes) -> None:
         before_zero = max(0, -self._end)  # encoder priming has negative times: it is no part of the clip
