@@ -18,7 +18,7 @@ from psamf_edge.media.reader import MediaReader
 from psamf_edge.result import MODALITIES, ModelIdentity, Result, Segment, label_of
 from psamf_edge.words.asr import Asr, open_asr
 from psamf_edge.words.silence import speech_spans
-from psamf_edge.words.transcript import Transcript, find_transcript
+from psamf_edge.words.transcript import Transcript, find_transcript, inside
 from psamf_edge.words.utterances import MAX_UTTERANCE_MS, Utterance, plan_utterances, split_sentences
 
 NO_CLIP = "-"  # what Result.clip says when words alone were scored
@@ -90,7 +90,8 @@ class Analyzer:
                 "whisper:MODEL". Off unless asked for: words weigh most in the score, and the small recogniser mishears
                 too many of them outside a quiet room.
             whole: score the clip as one utterance.
-            on_progress: called with the share of the clip that is read, in [0, 1].
+            on_progress: called with the share of the clip that is read, in [0, 1]; never for a clip that declares no
+                length.
 
         Raises:
             UsageError: the arguments contradict each other, or name something that does not exist; or the Analyzer is
@@ -111,7 +112,8 @@ class Analyzer:
             self._check_open()  # again: it may have been closed meanwhile, and the reader would start a new decoder
             watch = Stopwatch()
             with watch.stage("total"):
-                recogniser = self._recogniser(asr) if request.may_recognise else None
+                # Opened even where the words are given: a recogniser that is not there is an error, needed or not.
+                recogniser = self._recogniser(asr) if asr != "none" else None
                 material = self._read(request, watch, on_progress)
                 with watch.stage("words"):
                     words = _find_words(request, material, recogniser)
@@ -246,9 +248,10 @@ def mean_score(segments: list[Segment]) -> float:
 def _find_words(request: Request, material: Clip, recogniser: Asr | None) -> Transcript:
     if "text" not in request.modalities:
         return Transcript("none", [], None)
-    return find_transcript(
+    words = find_transcript(
         request.clip, request.text, request.transcript, material.captions, material.samples, recogniser
     )
+    return inside(words, material.duration_ms)
 
 
 def _words_alone(words: Transcript) -> Clip:

@@ -239,6 +239,15 @@ class TestMissingParts:
         assert [segment.text for segment in result.segments] == ["Fine."]
         assert "No modality was usable and nothing was scored, in 1 of 2 utterances." in result.warnings
 
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_captions_of_what_was_not_read_are_not_scored(self, analyzer, tmp_path, whole):
+        subtitles = tmp_path / "talk.srt"
+        subtitles.write_text("1\n00:00:00,500 --> 00:00:02,000\nFine.\n\n2\n00:00:05,000 --> 00:00:06,000\nBad.\n")
+        clip = write_wav(tmp_path / "talk.wav", babble(2.5))
+        result = analyzer(clip, transcript=subtitles, whole=whole)
+        assert [segment.text for segment in result.segments] == ["Fine."]
+        assert any("1 of 2 caption(s) begin after" in warning for warning in result.warnings)
+
 
 class TestSpeechRecognition:
     @pytest.fixture
@@ -287,6 +296,8 @@ class TestSpeechRecognition:
         ({"clip": SAMPLE, "modalities": ["audio", "smell"]}, "smell .* text, audio, face"),
         ({"clip": SAMPLE, "transcript": "not-there.srt"}, "no transcript file"),
         ({"clip": SAMPLE, "asr": "telepathy"}, "telepathy"),
+        ({"text": "a", "asr": "telepathy"}, "telepathy"),  # also where no speech has to be recognised
+        ({"clip": SAMPLE, "modalities": ["face"], "asr": "telepathy"}, "telepathy"),
     ],
 )
 def test_contradictions(analyzer, arguments, message):

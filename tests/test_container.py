@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -113,6 +114,14 @@ def scores(stdout: str) -> dict[str, float]:
 
 def test_the_page_asks_for_the_same_limits():
     assert f"--memory {MEMORY_GIB}g --pids-limit {PROCESSES} " in PAGE.read_text()
+
+
+def test_the_volume_of_engines_is_the_users():
+    """A new volume has the owner of the folder under it, and the cache takes a folder of its user alone."""
+    page = PAGE.read_text()
+    (volume,) = re.findall(r"-v [\w-]+:(\S+) -e PSAMF_EDGE_CACHE=\1`", page)
+    (user,) = re.findall(r"^    USER (\w+)$", page, re.M)
+    assert f"    RUN mkdir --mode 700 {volume} && chown {user} {volume}\n" in page
 
 
 def test_the_restrictions_are_in_force(clips):

@@ -7,8 +7,10 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from locked_folder import locked_folder
 
 from psamf_edge.bundle import DEFAULT_BUNDLE
+from psamf_edge.cli import main
 from psamf_edge.cli.doctor import as_text, doctor
 from psamf_edge.doctor import machine, packages
 from psamf_edge.doctor.finding import STATES, Finding
@@ -150,6 +152,22 @@ def test_a_damaged_bundle(monkeypatch, tmp_path):
     assert file.name in done.stdout
     (found,) = bundle_findings(tmp_path / "nothing")
     assert found.state == "broken"
+
+
+def test_a_bundle_that_is_not_there_is_wrong_use(tmp_path):
+    done = CliRunner().invoke(main, ["doctor", "--bundle", str(tmp_path / "typo.psamf")])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "is not a bundle" in done.stderr
+
+
+def test_a_home_that_may_not_be_entered(monkeypatch):
+    for name in ("PSAMF_EDGE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with locked_folder() as locked:
+        monkeypatch.setenv("HOME", str(locked))
+        found = cache_finding()
+    assert found.state == "note"
+    assert "it cannot be written" in found.detail
 
 
 def test_where_engines_are_kept(monkeypatch, tmp_path):

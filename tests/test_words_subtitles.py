@@ -51,11 +51,12 @@ def read(tmp_path, name, content):
         SRT.replace("\n\n", "\n"),
         SRT.replace("Two lines\n", "Two lines\n\n"),
         SRT.replace("02,500", "02,500 X1:10 X2:20 Y1:1 Y2:2"),
+        SRT.replace(",000 ", ",000000 ").replace("4,250", "4,250999"),
         SRT.encode("utf-16"),
     ],
     ids=[
         *("plain", "bom", "crlf", "dots", "arrow", "no-hours", "no-numbers", "no-blanks", "blank-inside"),
-        *("coordinates", "utf-16"),
+        *("coordinates", "microseconds", "utf-16"),
     ],
 )
 def test_srt_variants_read_the_same(tmp_path, content):

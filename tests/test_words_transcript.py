@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from locked_folder import locked_folder
 
 from psamf_edge.errors import InputError, UsageError
 from psamf_edge.words.timed import TimedText
-from psamf_edge.words.transcript import HEARD, Transcript, find_transcript
+from psamf_edge.words.transcript import HEARD, Transcript, find_transcript, inside
 
 AUDIO = np.zeros(16_000, np.float32)
 EMBEDDED = [
@@ -84,6 +85,44 @@ def test_bad_sidecar_warns_and_the_next_source_is_used(clip):
     transcript = find_transcript(clip)
     assert (transcript.source, transcript.text) == ("sidecar", "good")
     assert len(transcript.warnings) == 2
+
+
+def test_a_sidecar_in_capitals_as_cameras_write_it(tmp_path):
+    (tmp_path / "CLIP.SRT").write_text("00:01.000 --> 00:02.000\nhello\n")
+    assert find_transcript(tmp_path / "CLIP.MP4").text == "hello"
+
+
+def test_a_sidecar_that_may_not_be_read_is_passed_over():
+    with locked_folder() as locked:
+        clip = locked.parent / "talk.mp4"
+        clip.with_suffix(".srt").symlink_to(locked / "talk.srt")
+        clip.with_suffix(".txt").write_text("good")
+        transcript = find_transcript(clip)
+        assert transcript.text == "good"
+        assert "Permission denied" in transcript.warnings[0]
+        with pytest.raises(InputError, match="Permission denied"):
+            find_transcript(transcript_file=locked / "talk.srt")
+
+
+def test_a_name_too_long_for_a_sidecar_has_none(tmp_path):
+    assert find_transcript(tmp_path / f"{'x' * 252}.ts").source == "none"
+
+
+CAPTIONS = [TimedText(0, 900, "one"), TimedText(1000, 2500, "two"), TimedText(3000, 3900, "three")]
+
+
+def test_captions_after_what_was_read_are_left_out_aloud():
+    kept = inside(Transcript("file", CAPTIONS, "one two three", ["before"]), 2000)
+    assert (kept.timed, kept.text) == (CAPTIONS[:2], "one two")
+    assert kept.warnings == ["before", "1 of 3 caption(s) begin after what was read, 2.0 s: they were left out."]
+
+
+@pytest.mark.parametrize("duration_ms", [0, 4000])  # of a picture; of a clip that holds them all
+def test_no_other_caption_is_left_out(duration_ms):
+    transcript = Transcript("file", CAPTIONS, "one two three")
+    assert inside(transcript, duration_ms) == transcript
+    late = Transcript("file", CAPTIONS[2:], "three")  # captions of another clock than the clip's
+    assert inside(late, 2000) == late
 
 
 def test_bad_named_file_is_an_error(tmp_path):

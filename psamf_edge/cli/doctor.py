@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 
 from psamf_edge import __version__
+from psamf_edge.bundle import open_bundle
 from psamf_edge.cli.streams import write_stdout
 from psamf_edge.doctor import examine
 from psamf_edge.doctor.finding import BROKEN, Finding
@@ -27,6 +29,9 @@ def doctor(as_json: bool, bundle: Path | None) -> int:
     Exit code 0: the CPU path works. What is missing serves something optional, and its line says what. 3: a package
     that everything needs is broken. 4: the bundle is damaged.
     """
+    if bundle is not None:
+        with contextlib.suppress(IntegrityError, OSError):  # which are findings; one that is not there is wrong use
+            open_bundle(bundle)
     findings = examine(bundle)
     write_stdout(as_text(findings) if not as_json else as_document(findings))
     broken = {finding.group for finding in findings if finding.state == BROKEN}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ import click
 from psamf_edge.analyzer import Analyzer
 from psamf_edge.cli.group import concerns_one_input, describe, say
 from psamf_edge.cli.options import model_options, open_analyzer
-from psamf_edge.cli.output import write_file
+from psamf_edge.cli.output import saved_if_cut_short, write_file
 from psamf_edge.cli.progress import Progress
 from psamf_edge.cli.streams import write_stdout
 from psamf_edge.dataset import Row, read_rows
@@ -57,11 +58,22 @@ def evaluate(
     rows = read_rows(data, split)
     if predictions and not predictions.absolute().parent.is_dir():
         raise click.UsageError(f"There is no folder {predictions.parent} to write {predictions.name} in.", context)
-    if predictions and predictions.resolve() == data.resolve():
+    if predictions and os.path.realpath(predictions) == os.path.realpath(data):
         raise click.UsageError("The predictions would replace the data; name another file.", context)
     outcomes: list[Result | str] = []  # of each row; an error as a sentence
     progress = Progress(len(rows), quiet)
-    with open_analyzer(bundle, device, threads, quiet, require_signature, limits) as analyzer:
+
+    def save() -> str | None:
+        progress.clear()
+        if not predictions or not outcomes:
+            return None
+        write_file(predictions, predictions_csv(rows[: len(outcomes)], outcomes))
+        return f"The predictions of {len(outcomes)} of {len(rows)} rows were written."
+
+    with (
+        saved_if_cut_short(save),
+        open_analyzer(bundle, device, threads, quiet, require_signature, limits) as analyzer,
+    ):
         for row in rows:
             progress.start(row.id)
             try:
@@ -72,9 +84,7 @@ def evaluate(
                 outcomes.append(describe(error))
                 progress.clear()
                 say(f"error: {data}, line {row.line}, {row.id}: {outcomes[-1]}")
-    progress.clear()
-    if predictions:
-        write_file(predictions, predictions_csv(rows, outcomes))
+    save()
     scored = [
         (outcome.score, row.label) for row, outcome in zip(rows, outcomes, strict=True) if isinstance(outcome, Result)
     ]

@@ -9,18 +9,24 @@ import click
 from psamf_edge.cli.group import concerns_one_input, describe, say
 from psamf_edge.cli.inputs import expand, words
 from psamf_edge.cli.options import model_options, open_analyzer
-from psamf_edge.cli.output import open_sink
+from psamf_edge.cli.output import open_sink, saved_if_cut_short
 from psamf_edge.cli.progress import Progress
 from psamf_edge.report import FORMATS, summary_line
 
 
 @click.command()
 @click.argument("clips", nargs=-1, metavar="[CLIP]...")
-@click.option("-f", "--format", "format_", type=click.Choice(list(FORMATS)), default="json", show_default=True)
+@click.option(
+    "-f",
+    "--format",
+    "format_",
+    type=click.Choice(list(FORMATS)),
+    help="[default: what the suffix of -o says, else json]",
+)
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(),  # as text: a slash at the end says that it is a folder
     help="File to write, or folder for a file a clip (CLIP.sentiment.FORMAT).  [default: stdout]",
 )
 @click.option("--text", help="What is said in the one CLIP; without a clip, the words to score.")
@@ -38,8 +44,8 @@ from psamf_edge.report import FORMATS, summary_line
 def infer(
     context: click.Context,
     clips: tuple[str, ...],
-    format_: str,
-    output: Path | None,
+    format_: str | None,
+    output: str | None,
     text: str | None,
     transcript: Path | None,
     asr: str,
@@ -72,7 +78,16 @@ def infer(
     sink = open_sink(output, format_, paths)
     failed = len(problems)
     progress = Progress(len(paths), quiet)
-    with open_analyzer(bundle, device, threads, quiet, require_signature, limits) as analyzer:
+
+    def save() -> str | None:
+        progress.clear()
+        count = sink.finish()
+        return f"{count} of {len(paths)} clips were scored and written." if count else None
+
+    with (
+        saved_if_cut_short(save),
+        open_analyzer(bundle, device, threads, quiet, require_signature, limits) as analyzer,
+    ):
         for path in paths or [None]:
             progress.start(str(path or "text"))
             try:

@@ -38,11 +38,12 @@ def expand(names: Sequence[str]) -> list[Path | str]:
 
 def _expand_one(name: str) -> Iterator[Path | str]:
     path = Path(name)
-    if path.is_dir():
+    # os.path's questions answer no where pathlib's raise: a folder that is locked, a name that is too long.
+    if os.path.isdir(path):
         yield from _found(_media_in(path), f"The folder {name} holds no clip; looked for {' '.join(sorted(SUFFIXES))}.")
-    elif not path.exists() and glob.has_magic(name):
+    elif not os.path.lexists(path) and glob.has_magic(name):
         matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
-        yield from _found([match for match in matches if match.is_file()], f"No file matches {name}.")
+        yield from _found([match for match in matches if os.path.isfile(match)], f"No file matches {name}.")
     else:
         yield path  # a missing file too: reading it says what is wrong with it
 
@@ -53,7 +54,7 @@ def _media_in(folder: Path) -> list[Path]:
 
 def _is_clip(path: Path) -> bool:
     ours_or_hidden = path.stem.endswith(INFIX) or path.name.startswith(".")
-    return path.suffix.lower() in SUFFIXES and not ours_or_hidden and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not ours_or_hidden and os.path.isfile(path)
 
 
 def _found(paths: list[Path], otherwise: str) -> list[Path | str]:

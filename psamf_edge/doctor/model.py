@@ -43,9 +43,10 @@ def cache_finding() -> Finding:
         root = default_root()
     except RuntimeError as error:
         return Finding(GROUP, "engine cache", NOTE, str(error), mend)
-    there = next((folder for folder in (root, *root.parents) if folder.exists()), root)
-    files = [path for path in root.rglob("*") if path.is_file()]
-    detail = f"{root}, {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB"
+    # os.path and os.walk, not pathlib: a home that this user may not enter is a finding, no error.
+    there = next((folder for folder in (root, *root.parents) if os.path.exists(folder)), root)
+    files = [path for folder, _, names in os.walk(root) for name in names if os.path.isfile(path := f"{folder}/{name}")]
+    detail = f"{root}, {len(files)} files, {sum(map(os.path.getsize, files)) / 1e6:.1f} MB"
     if not os.access(there, os.W_OK):
         return Finding(GROUP, "engine cache", NOTE, f"{detail}; it cannot be written", mend)
     if there == root:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from psamf_edge.errors import UsageError
+from psamf_edge.words.sentences import each_sentence, ends_sentence
 from psamf_edge.words.timed import TimedText, repair_times
 from psamf_edge.words.transcript import Transcript
 
@@ -16,10 +16,6 @@ CHAR_MS = 65  # a character of English talk: 150 words a minute, 6 characters ea
 MAX_SENTENCE_CHARS = 240  # 95 % of the MOSEI utterances have at most 243; text without full stops is cut here
 MAX_UTTERANCE_MS = 15_000  # the time that MAX_SENTENCE_CHARS take, so voice and face are cut where text is
 MAX_PAUSE_MS = 2_000  # after a longer pause a speaker starts anew, whatever the punctuation says
-
-_STOPS = ".!?…。！？"
-_CLOSERS = "\"'”’)]"  # may stand between the stop and the space
-_SENTENCE_GAP = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"'”’)\]])\s+|(?<=[。！？])")
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def plan_utterances(
 
 def split_sentences(text: str) -> list[str]:
     """Sentences of at most MAX_SENTENCE_CHARS, in order; only a single word may be longer. Never empty."""
-    pieces = [piece for sentence in _SENTENCE_GAP.split(text) for piece in _wrap(sentence)]
+    pieces = [piece for sentence in each_sentence(text) for piece in _wrap(sentence)]
     return pieces or [text]
 
 
@@ -100,7 +96,7 @@ def _from_captions(timed: list[TimedText], duration_ms: int, max_ms: int) -> lis
 
 
 def _continues(group: list[Utterance], piece: Utterance, max_ms: int) -> bool:
-    ended = group[-1].text.rstrip(_CLOSERS).endswith(tuple(_STOPS))
+    ended = ends_sentence(group[-1].text, piece.text)
     paused = piece.start_ms - group[-1].end_ms > MAX_PAUSE_MS
     return not ended and not paused and piece.end_ms - group[0].start_ms <= max_ms
 

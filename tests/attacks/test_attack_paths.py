@@ -170,6 +170,9 @@ def test_names_that_are_no_text(fake, tmp_path):
 
 def test_doctor_names_a_bundle_that_is_no_text(tmp_path):
     path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xff.psamf"))
+    assert run("doctor", "--bundle", path).exit_code == 2  # nothing is there
+    os.mkdir(path)
+    Path(path, "manifest.json").touch()
     result = run("doctor", "--json", "--bundle", path)
     assert result.exit_code == 4
     json.dumps(json.loads(result.stdout), ensure_ascii=False).encode()
