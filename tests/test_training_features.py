@@ -192,7 +192,7 @@ def test_what_is_missing_is_not_present_and_no_subset_is_empty():
     assert samples.left_out == 1
     assert samples.there.tolist() == [[1, 1, 1], [0, 1, 1], [1, 0, 0], [1, 1, 0]]
     assert len(samples.sentences()) == 3
-    assert samples.videos.tolist() == ["v0", "v1", "v2", "v4"]
+    assert samples.text.videos.tolist() == ["v0", "v1", "v2", "v4"]
     batch = samples.batch(np.arange(4), np.tile(EVERY, (4, 1, 1)))
     assert batch.present.any(axis=2).all()
     assert (batch.present <= samples.there[:, None]).all()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -62,6 +63,14 @@ def make_corpora(sentences: int = 96) -> tuple[TextSet, SpeechSet, FaceSet]:
     return text, speech, FaceSet(pictures, emotions, np.ones(60, bool))
 
 
+def with_speakers(
+    corpora: tuple[TextSet, SpeechSet, FaceSet], sizes: tuple[int, ...] = (10, 12, 18, 20)
+) -> tuple[TextSet, SpeechSet, FaceSet]:
+    """The same with recordings of several speakers, so many of each; a confidence is calibrated by whole speakers."""
+    text, speech, faces = corpora
+    return text, replace(speech, speakers=np.repeat([f"ravdess {i:02d}" for i in range(len(sizes))], sizes)), faces
+
+
 def compose(corpora: tuple[TextSet, SpeechSet, FaceSet], seed: int = 0, augment: bool = True) -> Composer:
     """Samples of the corpora, as a training composes them, or as a validation does."""
     return Composer(*corpora, np.random.default_rng(seed), augment)
@@ -94,6 +103,20 @@ def train_all(
 
     train_fusion(student, samples, settings, run, validation=Validation(metrics, "mae"), hear=voice.valence)
     return student
+
+
+def run_processes(program: str, folder: Path, world: int) -> None:
+    """Run a Python program as so many processes over gloo; its arguments are this directory, `folder` and `world`."""
+    folder.mkdir()
+    script = folder / "program.py"
+    script.write_text(program)
+    # what `accelerate launch` runs for several GPUs; on CPUs it would need an MPI
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)] if world > 1 else []
+    done = subprocess.run(
+        [sys.executable, *launch, str(script), str(Path(__file__).parent), str(folder), str(world)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def attempt(folder: Path) -> int:

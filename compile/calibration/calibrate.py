@@ -17,7 +17,7 @@ from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.training.settings import TrainSettings
 
-FOLDS = 5
+FOLDS = 5  # at most: `gather` and `gather_clips` make fewer of few speakers or videos
 LOG_SCALE_ROW = 1  # of the output layer: Fusion.forward reads the score from row 0 and the log-scale from row 1
 
 
@@ -53,7 +53,7 @@ def calibrate_folds(folds: list[list[Predictions]]) -> Calibration:
         "ridge": RIDGE,
         "bias": round(correction.bias, 6),
         "weight_norm": round(float(np.linalg.norm(correction.weight)), 6),
-        "folds": FOLDS,
+        "folds": len(folds),
         "labels of 0": "left out (non0)",
         "sets": cross_validate(folds),
     }
@@ -69,7 +69,10 @@ def apply(student: Student, calibration: Calibration) -> None:
 
 
 def cross_validate(folds: list[list[Predictions]]) -> dict[str, dict]:
-    """For each set its size and `summarise` before, and after a correction fitted on the other folds."""
+    """For each set its size and `summarise` before, and after a correction fitted on the other folds.
+
+    What is held out together, whole videos and whole speakers, stands in folds.py.
+    """
     held_out: dict[str, list[tuple[Predictions, np.ndarray]]] = {}  # a small corpus may be missing from a fold
     for k, fold in enumerate(folds):
         correction = fit([s for i, other in enumerate(folds) if i != k for s in other])

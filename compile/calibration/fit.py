@@ -8,6 +8,7 @@ of `confidence` over signed samples, plus RIDGE |v|^2.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +43,9 @@ def sample_weights(sets: list[Predictions]) -> np.ndarray:
 
     A set's size is what somebody could afford to label; it must not decide which modality's confidence can be trusted.
     """
-    subsets = [s.subset for s in sets]
-    shares = [1.0 / (len(set(subsets)) * subsets.count(s.subset)) for s in sets]
+    parts = Counter((s.subset, s.name) for s in sets)  # a set comes in folds, a small one not in each of them
+    subsets = Counter(subset for subset, _ in parts)  # sets of each
+    shares = [1.0 / (len(subsets) * subsets[s.subset] * parts[s.subset, s.name]) for s in sets]
     return np.concatenate([share * s.weights / s.weights.sum() for share, s in zip(shares, sets, strict=True)])
 
 

@@ -1,4 +1,4 @@
-"""What a student says of validation samples, gathered in folds that share no sentence, recording or picture."""
+"""What a student says of validation samples, gathered in folds that share no video, no speaker and no picture."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from psamf_edge.compile.calibration.folds import deal, deal_corpora
 from psamf_edge.compile.calibration.metrics import balanced_weights
 from psamf_edge.compile.data.compose import Composer
 from psamf_edge.compile.data.faces import FaceSet
@@ -17,7 +18,7 @@ from psamf_edge.compile.data.real import RealSamples
 from psamf_edge.compile.data.samples import Batch, Samples
 from psamf_edge.compile.data.speech import SpeechSet
 from psamf_edge.compile.data.text import TextSet
-from psamf_edge.compile.data.valence import VALENCE, side_of
+from psamf_edge.compile.data.valence import VALENCE
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.training.device import device_of, to_tensors
 from psamf_edge.compile.training.fusion_stage import AUDIO, FACE, hidden_states, score_batch
@@ -69,28 +70,27 @@ class Predictions:
 def gather(
     student: Student, texts: list[TextSet], speech: SpeechSet, faces: FaceSet, batch: int, folds: int
 ) -> list[list[Predictions]]:
-    """Predictions on every set, for each fold.
+    """Predictions on every set, for each fold; `deal_corpora` may make fewer of them.
 
-    Sentences, recordings and pictures are dealt out first and composed within their fold, so that no fold has heard or
-    seen anything of another. Speakers are not kept apart: their names are not in a SpeechSet.
+    Whole videos and whole speakers are dealt out first, and what they hold is composed within its fold, so that no fold
+    has read or heard anybody of another. Pictures, which name nobody, and sentences of a set without videos are dealt
+    one by one.
 
     Raises:
-        UsageError: there are too few voices or faces on one side of valence for so many folds.
+        UsageError: there are too few voices or faces for two folds.
     """
     student.eval()
-    rng = np.random.default_rng(0)
-    voice_folds, face_folds = deal(speech.emotions, folds, rng), deal(faces.emotions, folds, rng)
-    text_folds = [deal(np.zeros(len(text)), folds, rng) for text in texts]
+    dealt = deal_corpora(texts, speech, faces, folds)
     hidden = [hidden_states(student, text) for text in texts]
     gathered = []
-    for k in range(folds):
-        heard = speech.select(voice_folds == k)
-        at = face_folds == k
+    for k in range(dealt.count):
+        heard = speech.select(dealt.voices == k)
+        at = dealt.faces == k
         seen = FaceSet(faces.features[at], faces.emotions[at], faces.found[at])
-        _check_sides(heard.emotions, "voices", folds)
-        _check_sides(seen.emotions, "faces", folds)
         sets = list(_voices_and_faces(student, heard, seen))
-        for text, states, of in zip(texts, hidden, text_folds, strict=True):
+        for text, states, of in zip(texts, hidden, dealt.texts, strict=True):
+            if not (of == k).any():
+                continue
             composer = Composer(text, heard, seen, np.random.default_rng(k), augment=False)
             names = {subset: f"composed {text.name} {subset}" for subset in SENTENCES} | {"text": f"text {text.name}"}
             sets += _together(student, composer, names, states, np.flatnonzero(of == k), batch)
@@ -99,35 +99,17 @@ def gather(
 
 
 def gather_clips(student: Student, clips: RealSamples, batch: int, folds: int) -> list[list[Predictions]]:
-    """Predictions on real samples, for each fold; the clips of a video are in one.
+    """Predictions on real samples, for each fold: whole videos, of at least one a fold, and fewer folds for fewer.
 
     Raises:
-        UsageError: there are fewer videos than folds.
+        UsageError: all clips are of one video.
     """
-    videos, own = np.unique(clips.videos, return_inverse=True)
-    if len(videos) < folds:
-        raise UsageError(
-            f"The validation clips are of {len(videos)} videos; each of {folds} folds needs one of its own."
-        )
-    fold = deal(np.zeros(len(videos)), folds, np.random.default_rng(0))[own]  # (N,)
+    groups = clips.text.groups  # (N,)
+    if (folds := min(folds, len(np.unique(groups)))) < 2:
+        raise UsageError("The validation clips are all of one video; two folds need a video each.")
+    fold = deal(groups, np.zeros(len(groups)), folds, np.random.default_rng(0))  # (N,)
     names, hidden = {subset: f"{clips.text.name} {subset}" for subset in SUBSETS}, hidden_states(student, clips.text)
     return [_together(student, clips, names, hidden, np.flatnonzero(fold == k), batch) for k in range(folds)]
-
-
-def deal(kinds: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """The fold (N,) of each sample; each kind is spread evenly over the folds."""
-    order = rng.permutation(len(kinds))
-    order = order[np.argsort(kinds[order], kind="stable")]
-    fold = np.empty(len(kinds), int)
-    fold[order] = np.arange(len(kinds)) % folds
-    return fold
-
-
-def _check_sides(emotions: np.ndarray, what: str, folds: int) -> None:
-    if {side_of(VALENCE[str(e)]) for e in emotions} != {-1, 0, 1}:
-        raise UsageError(
-            f"The validation {what} are too few: each of {folds} folds needs a negative, a neutral and a positive one."
-        )
 
 
 def _voices_and_faces(student: Student, speech: SpeechSet, faces: FaceSet) -> Iterator[Predictions]:

@@ -40,9 +40,8 @@ class RealSamples:
         unused: (F,) bool, face features that the model must not see.
 
     Attributes:
-        text: their sentences, without padding.
+        text: their sentences, without padding, each with its video.
         there: (N, 3) float32 of 0 and 1, which of text, audio and face each clip has.
-        videos: (N,) str, which video each clip is of.
         left_out: how many clips had nothing.
     """
 
@@ -54,15 +53,15 @@ class RealSamples:
         there = np.array([(len(i) > SPECIAL, len(a) > 0, len(v) > 0) for i, a, v in streams], np.float32)
         rows = np.flatnonzero(there.any(axis=1))
         self.rng, self.unused, self.left_out = rng, unused, len(clips) - len(rows)
-        self.text = TextSet(NAME, [ids[i] for i in rows], clips.labels[rows])
+        videos = np.array([clips.ids[i].partition(SEPARATOR)[0] for i in rows])
+        self.text = TextSet(NAME, [ids[i] for i in rows], clips.labels[rows], videos)
         self.audio, self.vision = ([stream[i][:LONGEST] for i in rows] for stream in (clips.audio, clips.vision))
         self.there = there[rows]
-        self.videos = np.array([clips.ids[i].partition(SEPARATOR)[0] for i in rows])
 
     def sentences(self) -> TextSet:
         """Of the clips that have words."""
         rows = np.flatnonzero(self.there[:, 0])
-        return TextSet(NAME, [self.text.ids[i] for i in rows], self.text.labels[rows])
+        return TextSet(NAME, [self.text.ids[i] for i in rows], self.text.labels[rows], self.text.videos[rows])
 
     def batch(self, rows: np.ndarray, present: np.ndarray) -> Batch:
         """The clips `rows` (B,) for the subsets present (B, S, 3); the batch's `present` says what became of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +12,30 @@ import numpy as np
 from psamf_edge.errors import UsageError
 from psamf_edge.words.wordpiece import WordPiece
 
+# what MOSI (video_clip) and MOSEI (video_clip_row) write behind a video's name. A name that itself ends like this loses
+# that too, which can only join two videos and never part one
+_CLIP = re.compile(r"(?<=.)(_\d+)+$")
+
 
 @dataclass(frozen=True)
 class TextSet:
-    """Labelled sentences. `ids[i]` is (L_i,) int64 with [CLS] and [SEP]; `labels` is (N,) in [-3, 3]."""
+    """Labelled sentences. `ids[i]` is (L_i,) int64 with [CLS] and [SEP]; `labels` is (N,) in [-3, 3].
+
+    `videos` (N,) str names the video that each is of; None where nobody knows.
+    """
 
     name: str
     ids: list[np.ndarray]
     labels: np.ndarray
+    videos: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """What must not be parted, (N,): the number of each sentence's video, or without videos its own."""
+        return np.arange(len(self)) if self.videos is None else np.unique(self.videos, return_inverse=True)[1]
 
 
 def check_tokens(text: TextSet, vocabulary: int) -> None:
@@ -35,12 +49,12 @@ def check_tokens(text: TextSet, vocabulary: int) -> None:
 
 
 def read_text_set(path: Path, split: str, wordpiece: WordPiece, max_tokens: int) -> TextSet:
-    """Read the rows of one split from a CSV with columns text, label and split.
+    """Read the rows of one split from a CSV with columns text, label and split, and maybe id, which names the video.
 
     Raises:
         UsageError: a column is missing, a label is no number in [-3, 3], or the split has no row.
     """
-    ids, labels = [], []
+    ids, labels, videos = [], [], []
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = {"text", "label", "split"} - set(reader.fieldnames or ())
@@ -59,6 +73,9 @@ def read_text_set(path: Path, split: str, wordpiece: WordPiece, max_tokens: int)
                 )
             ids.append(wordpiece.encode(row["text"] or "", max_tokens=max_tokens).ids)
             labels.append(label)
+            videos.append(_CLIP.sub("", row.get("id") or f"line {reader.line_num}"))
     if not ids:
         raise UsageError(f"{path} has no row with split {split!r}.")
-    return TextSet(path.parent.name, ids, np.asarray(labels, np.float32))
+    return TextSet(
+        path.parent.name, ids, np.asarray(labels, np.float32), np.array(videos) if "id" in reader.fieldnames else None
+    )
