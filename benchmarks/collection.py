@@ -10,11 +10,13 @@ import numpy as np
 from benchmarks.tables import METRICS
 from benchmarks.training_runs import NOTE, minutes_of, read_json, table_folder, table_name
 from benchmarks.variants import CORPORA, TABLES, Variant
+from psamf_edge.compile.distillation.library import key_of as key_of_files
 from psamf_edge.compile.training.record import RECORD
 from psamf_edge.compile.training.validation import SUBSETS
 from psamf_edge.errors import UsageError
 
 BUNDLES, LATENCY = "bundles.json", "latency.json"  # what student_bundles.py measures, of a run and of all sizes
+WEIGHTS = "weights"  # in both: the key of the weights that the figures are of
 NOT_RECORDED = "not recorded"
 
 
@@ -74,8 +76,8 @@ def row_of(runs: Path, variant: Variant, corpora: str) -> dict | None:
     if variant.table == "students" and (measured := bundles_of(folders)):
         row["bundles"] = measured
         latency = runs / table_name(variant.table, corpora) / LATENCY
-        if latency.is_file():
-            times = read_json(latency)
+        times = read_json(latency) if latency.is_file() else None
+        if times and still_of(times.get(WEIGHTS, {}).get(variant.name), parent / "0"):  # the seed that is timed
             row["latency_machine"] = times["machine"]
             for precision, values in measured.items():
                 values["latency_ms"] = times["latency_ms"].get(f"{variant.name} {precision}")
@@ -126,7 +128,8 @@ def alone(metrics: dict[str, dict]) -> dict[str, float]:
 
 def bundles_of(folders: list[Path]) -> dict[str, dict]:
     """Of each precision the metrics of words by corpus, through the Analyzer, and the size."""
-    measured = [read_json(path / BUNDLES) for path in folders if (path / BUNDLES).is_file()]
+    found = [(path, read_json(path / BUNDLES)) for path in folders if (path / BUNDLES).is_file()]
+    measured = [tables for path, tables in found if still_of(tables.pop(WEIGHTS, None), path)]
     if not measured:
         return {}
     return {
@@ -137,6 +140,19 @@ def bundles_of(folders: list[Path]) -> dict[str, dict]:
         }
         for precision in measured[0]
     }
+
+
+def weights_key(folder: Path) -> str | None:
+    """Of the weights that a run has; None where it has none any more."""
+    weights = folder / "student.safetensors"
+    return key_of_files([weights]) if weights.is_file() else None
+
+
+def still_of(key: str | None, folder: Path) -> bool:
+    """Whether figures with this key are of the weights that a run has. Older figures have no key, and weights may be
+    gone: then nothing speaks against the figures.
+    """
+    return key is None or weights_key(folder) in (None, key)
 
 
 def spread_of(values: list) -> dict | None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from benchmarks.accuracy import evaluate
 from benchmarks.clip_latency import utterance
-from benchmarks.collection import BUNDLES, LATENCY
+from benchmarks.collection import BUNDLES, LATENCY, WEIGHTS, weights_key
 from benchmarks.measure import machine, summary, take_turns
 from benchmarks.tables import METRICS
-from benchmarks.training_runs import RECORD, claim
+from benchmarks.training_runs import RECORD, claim, read_json
 from benchmarks.validation_sets import ValidationSet
 from psamf_edge.analyzer import Analyzer
 from psamf_edge.backends import open_backend
@@ -27,17 +27,25 @@ TIMED = PRECISIONS["cpu"]
 
 
 def measure_run(folder: Path, sets: list[ValidationSet]) -> None:
-    """Compile a trained student to every precision and score the sentences with it, unless that is done."""
+    """Compile a trained student to every precision and score the sentences with it, unless that is done with the very
+    weights that the run has.
+    """
     with claim(folder) as mine:
-        if not mine or (folder / BUNDLES).is_file():
+        if not mine or is_measured(folder):
             return
-        table = {}
+        table = {WEIGHTS: weights_key(folder)}
         for precision in TIMED:
             bundle = compile_bundle(folder, bundle_path(folder, precision), "cpu", precision, force=True)
             table[precision] = measure_bundle(bundle, sets)
             print(f"{folder} {precision}: {json.dumps(table[precision])}", file=sys.stderr)
         with atomic(folder / BUNDLES) as new:
             new.write_text(json.dumps(table, indent=2) + "\n")
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether a run's figures are there and are known to be of its weights."""
+    path, key = folder / BUNDLES, weights_key(folder)
+    return key is not None and path.is_file() and read_json(path).get(WEIGHTS) == key
 
 
 def bundle_path(folder: Path, precision: str) -> Path:
@@ -58,21 +66,22 @@ def measure_bundle(bundle: Bundle, sets: list[ValidationSet]) -> dict:
 def time_sizes(runs: dict[str, Path], table: Path) -> None:
     """Time the bundles of one run of each size, taking turns, and write it into the table's folder.
 
-    Nothing is timed anew where the last time was of the same bundles.
+    Nothing is timed anew where the last time was of bundles of the same weights.
 
     Args:
         runs: the folder of one run of each row; those not measured yet are left out.
     """
-    measured = {name: folder for name, folder in runs.items() if (folder / BUNDLES).is_file()}
+    measured = {name: folder for name, folder in runs.items() if is_measured(folder)}
     bundles = {f"{name} {precision}": bundle_path(folder, precision) for name, folder in measured.items()
                for precision in TIMED}  # fmt: skip
-    path = table / LATENCY
-    if not bundles or (path.is_file() and list(json.loads(path.read_text())["latency_ms"]) == list(bundles)):
+    path, weights = table / LATENCY, {name: weights_key(folder) for name, folder in measured.items()}
+    had = read_json(path) if path.is_file() else {}
+    if not bundles or (had.get(WEIGHTS), list(had.get("latency_ms", {}))) == (weights, list(bundles)):
         return
     times = time_bundles({name: open_bundle(bundle) for name, bundle in bundles.items()}, ROUNDS)
     table.mkdir(parents=True, exist_ok=True)
     with atomic(path) as new:
-        new.write_text(json.dumps({"machine": machine(), "latency_ms": times}, indent=2) + "\n")
+        new.write_text(json.dumps({"machine": machine(), WEIGHTS: weights, "latency_ms": times}, indent=2) + "\n")
 
 
 def time_bundles(bundles: dict[str, Bundle], rounds: int) -> dict[str, dict[str, float]]:

@@ -23,6 +23,7 @@ from psamf_edge.compile.files import atomic
 from psamf_edge.compile.model.pretrained import find_encoder
 from psamf_edge.compile.training.epochs import Run
 from psamf_edge.compile.training.log import Log
+from psamf_edge.compile.training.made_of import MADE_OF
 from psamf_edge.compile.training.objective import PretrainedText
 from psamf_edge.compile.training.options import CommonOptions
 from psamf_edge.compile.training.record import RECORD
@@ -36,7 +37,9 @@ COMMAND = "python -m benchmarks.ablations"
 NOTE = "run.json"  # what the training's own record does not say
 FEATURES = ("speech.npz", "faces-train.npz", "faces-valid.npz")
 # what an interrupted run would go on from: several times the size of what is kept
-WORKING = ("checkpoints", "text-stage.safetensors", VOICE_STAGE, "personality*.npz", "knowledge.npz", *FEATURES)
+WORKING = (
+    "checkpoints", "text-stage.safetensors", VOICE_STAGE, "personality*.npz", "knowledge.npz", MADE_OF, *FEATURES,
+)  # fmt: skip
 
 Say = Callable[[str], None]
 

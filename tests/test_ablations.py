@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not 
 
 import test_whole_path as whole
 from conftest import VOCABULARY
+from safetensors.torch import load_file, save_file
 from tiny_training import make_corpora
 
 from benchmarks import ablations, collection, conflicts, curve, student_bundles, tables, training_runs
@@ -224,7 +225,8 @@ def test_a_folder_is_one_processs(tmp_path):
 
 def test_working_files_go_and_results_stay(tmp_path):
     kept = ("training.json", "run.json", "personality.safetensors", "personality.json", "teacher.safetensors")
-    for name in (*kept, "speech.npz", "faces-valid.npz", "personality-valid-mosi.npz", "text-stage.safetensors"):
+    gone = ("made-of.json", "speech.npz", "faces-valid.npz", "personality-valid-mosi.npz", "text-stage.safetensors")
+    for name in (*kept, *gone):
         (tmp_path / name).touch()
     (tmp_path / "checkpoints").mkdir()
     remove_working_files(tmp_path)
@@ -312,7 +314,7 @@ def test_a_student_is_compiled_measured_and_timed(command, tiny_bundle, monkeypa
 
     def compile_tiny(weights, output, target, precision, force):  # a real export takes ten seconds
         compiled.append((weights.name, precision))
-        shutil.copytree(tiny_bundle.path, output)
+        shutil.copytree(tiny_bundle.path, output, dirs_exist_ok=True)
         return open_bundle(output)
 
     monkeypatch.setattr(student_bundles, "compile_bundle", compile_tiny)
@@ -329,6 +331,25 @@ def test_a_student_is_compiled_measured_and_timed(command, tiny_bundle, monkeypa
     assert compiled == [("0", "int8"), ("0", "fp32")]  # nothing twice
     assert (command.runs / "students" / "latency.json").read_bytes() == times
     folder = command.runs / "students" / "3-blocks" / "0"
+    measured = json.loads((folder / "bundles.json").read_text())
+
+    # trained anew, with another result
+    weights = load_file(folder / "student.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, folder / "student.safetensors")
+    stale = command("--collect")["3-blocks"]
+    assert "bundles" not in stale  # no figures of other weights
+    anew = command("--table", "students", "--only", "3-blocks")["3-blocks"]
+    assert len(compiled) == 4
+    assert anew["bundles"]["int8"]["latency_ms"]["n"] == 2
+    assert (command.runs / "students" / "latency.json").read_bytes() != times
+    assert json.loads((folder / "bundles.json").read_text())["weights"] != measured["weights"]
+
+    # as an older version left it: without a key
+    del measured["weights"]
+    (folder / "bundles.json").write_text(json.dumps(measured))
+    assert "bundles" in command("--collect")["3-blocks"]  # nothing speaks against it
+    command("--table", "students", "--only", "3-blocks")
+    assert len(compiled) == 6
     student_bundles.remove_bundles(folder)
     assert not list(folder.glob("*.psamf"))
     assert (folder / "bundles.json").is_file()

@@ -1,7 +1,6 @@
 """The loop around a trainer: selection on validation, the log, several processes."""
 
 import csv
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
 
 from safetensors.torch import load_file
+from tiny_training import run_processes
 
 from psamf_edge.compile.training.batching import DrawnBatches
 from psamf_edge.compile.training.device import Compute, open_compute
@@ -185,17 +185,8 @@ for name, options in {"dropout": {}, "none": WITHOUT_DROPOUT}.items():
 def test_two_processes_do_what_one_does(tmp_path):
     """Over gloo on the CPU: the two agree to the bit, and without dropout with one process to rounding."""
     pytest.importorskip("accelerate", reason="accelerate is not installed")
-    script = tmp_path / "program.py"
-    script.write_text(PROGRAM)
-    # what `accelerate launch` runs for several GPUs; on CPUs it would need an MPI
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for start, world in ((launch, 2), ([sys.executable], 1)):
-        folder = tmp_path / str(world)
-        done = subprocess.run(
-            [*start, str(script), str(Path(__file__).parent), str(folder), str(world)],
-            capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+    for world in (2, 1):
+        run_processes(PROGRAM, tmp_path / str(world), world)
     for name in ("dropout", "none"):
         first, second = (load_file(tmp_path / "2" / f"{name}-2-{rank}.safetensors") for rank in (0, 1))
         assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())

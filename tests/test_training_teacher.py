@@ -7,10 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the compile extra (PyTorch) is not installed")
 
-from tiny_training import compose, make_corpora
+from tiny_training import compose, make_corpora, make_student
 
 from psamf_edge.compile.model.bert import BertConfig
 from psamf_edge.compile.model.teacher import Teacher, TeacherConfig
+from psamf_edge.compile.training import teacher_stage, validation
 from psamf_edge.compile.training.epochs import Run, Validation
 from psamf_edge.compile.training.fusion_stage import set_feature_scales
 from psamf_edge.compile.training.log import Log
@@ -21,7 +22,7 @@ from psamf_edge.compile.training.teacher_stage import (
     train_teacher,
     validate_teacher,
 )
-from psamf_edge.compile.training.validation import SUBSETS
+from psamf_edge.compile.training.validation import SUBSETS, validate_samples
 from psamf_edge.errors import UsageError
 from psamf_edge.face.features import VISION_FEATURES
 
@@ -63,6 +64,19 @@ def test_it_learns(corpora, preset, tmp_path):
     assert after["text"]["mae"] < 0.7 * before["text"]["mae"]  # one token says it all
     names = {line.split(",")[2] for line in (tmp_path / "log.csv").read_text().splitlines()}
     assert {"loss", "l1", "ccl", "ps", "clm"} <= names
+
+
+def test_teacher_and_student_are_judged_on_the_same_samples(corpora, monkeypatch):
+    text = corpora[0]
+    lengths = np.random.default_rng(2).integers(0, 5, len(text))  # of like length they would be in order anyway
+    ids = [np.append(row, np.full(n, 3)) for row, n in zip(text.ids, lengths, strict=True)]
+    corpora = (dataclasses.replace(text, ids=ids), *corpora[1:])
+    judged = []
+    for module in (teacher_stage, validation):
+        monkeypatch.setattr(module, "by_subset", lambda scores, labels, present, subsets: judged.append(labels))
+    validate_teacher(make_teacher(corpora), compose(corpora, augment=False), vectors(corpora), batch=64)
+    validate_samples(make_student(0.0), compose(corpora, augment=False), batch=16)
+    np.testing.assert_array_equal(*judged)
 
 
 def test_bfloat16_trains(corpora, tmp_path):

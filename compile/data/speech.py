@@ -25,6 +25,8 @@ EMODB_EMOTIONS = {
     "W": "angry", "L": "boredom", "E": "disgust", "A": "fear", "F": "happy", "T": "sad", "N": "neutral",
 }  # fmt: skip
 
+RECORDINGS = {".opus", ".wav"}  # by suffix
+
 # two women and two men of RAVDESS; one woman and one man of EMO-DB
 VALIDATION = frozenset({"ravdess 17", "ravdess 18", "ravdess 19", "ravdess 20", "emodb 09", "emodb 10"})
 
@@ -69,7 +71,7 @@ def load_speech(folder: Path, cache: Path) -> SpeechSet:
     Raises:
         UsageError: the folder holds no .opus or .wav file.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix in {".opus", ".wav"})
+    files = sorted(p for p in folder.rglob("*") if p.suffix in RECORDINGS)
     if not files:
         raise UsageError(f"{folder} holds no .opus or .wav file; give the folder that has ravdess/ and emodb/ in it.")
     if not cache.is_file():

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from psamf_edge.compile.distillation.larger import open_larger
-from psamf_edge.compile.distillation.library import key_of
+from psamf_edge.compile.distillation.library import key_of, key_of_sentences
 from psamf_edge.compile.distillation.settings import DistilSettings
 from psamf_edge.compile.distillation.teaching import Teaching, open_teaching
 from psamf_edge.compile.distillation.words import Lesson, holds_student
-from psamf_edge.compile.model.pretrained import read_config
+from psamf_edge.compile.model.pretrained import ENCODER_FILES, read_config
 from psamf_edge.compile.model.storage import read_sizes
 from psamf_edge.compile.model.student import StudentConfig
+from psamf_edge.compile.personality.model import NAME as PERSONALITY
 from psamf_edge.compile.training.device import Compute
+from psamf_edge.compile.training.made_of import NOTHING, Ingredient
 from psamf_edge.compile.training.objective import Source
 from psamf_edge.errors import UsageError
 
@@ -55,6 +57,7 @@ def open_source(
         cache / KNOWLEDGE if compute.is_main else None,
         key_of([path for path in files if path.is_file()]) + (" as it is" if begin else " taken in"),
         lambda: compute.autocast(settings.bfloat16),
+        ingredients(directories, kind, begin, sentences),
     )
     source = (
         open_larger(directories, compute, lesson)
@@ -64,6 +67,26 @@ def open_source(
     if begin is not None:
         check_widths(source, text_width(begin), settings)
     return source
+
+
+def ingredients(
+    directories: Sequence[Path], kind: str, begin: Path | None, sentences: Sequence[np.ndarray]
+) -> dict[str, Ingredient]:
+    """What a distillation is given beside the data. The teachers count in their order: the first one gives the most."""
+    weights = (f"{kind}.safetensors", f"{PERSONALITY}.safetensors")
+    files = {
+        f"{number} {name}": directory / name
+        for number, directory in enumerate(directories)
+        for name in weights
+        if (directory / name).is_file()
+    }
+    names = ", ".join(directory.resolve().name for directory in directories)
+    further = Ingredient(f"{len(sentences)} different ones", key_of_sentences(sentences)) if sentences else NOTHING
+    given = {"TEACHERS": Ingredient.of_files(names, files), "--sentences": further, "--begin": NOTHING}
+    if begin is not None:
+        of_begin = ("student.safetensors",) if holds_student(begin) else ENCODER_FILES
+        given["--begin"] = Ingredient.of_folder(begin, *of_begin)
+    return given
 
 
 def text_width(begin: Path) -> int:

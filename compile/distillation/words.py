@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from psamf_edge.compile.distillation.settings import DistilSettings
 from psamf_edge.compile.model.student import Student, load_student
 from psamf_edge.compile.training.device import to_tensors
 from psamf_edge.compile.training.epochs import Loss
+from psamf_edge.compile.training.made_of import Ingredient
 from psamf_edge.compile.training.objective import Objective, Scored, score_objective
 
 
@@ -38,6 +39,7 @@ class Lesson:
         cache: file of what the teachers know; None keeps nothing.
         key: of the teachers, for the cache.
         precision: under which the teachers read.
+        made_of: the teachers and all of this, for the run folder.
     """
 
     begin: Path | None = None
@@ -45,6 +47,7 @@ class Lesson:
     cache: Path | None = None
     key: str = ""
     precision: Callable[[], AbstractContextManager] = nullcontext
+    made_of: Mapping[str, Ingredient] = field(default_factory=dict)
 
 
 NOTHING_ELSE = Lesson()
@@ -54,6 +57,10 @@ class WordTeacher:
     """The part that teachers and larger students share; a subclass has `lesson` and `ask`."""
 
     lesson: Lesson
+
+    def made_of(self) -> Mapping[str, Ingredient]:
+        """What the student's stages depend on beside the data."""
+        return self.lesson.made_of
 
     def begun(self, audio_features: int, face_features: int, text_blocks: int) -> Student | None:
         """The student that begins with what the lesson names, if it names anything; text_blocks 0 keeps all."""

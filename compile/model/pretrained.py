@@ -19,6 +19,7 @@ from psamf_edge.compile.model.storage import read_state
 from psamf_edge.errors import UsageError
 
 CHECKPOINT = ("config.json", "model.safetensors")
+ENCODER_FILES = (*CHECKPOINT, "vocab.txt")  # the last one only an MPNet needs
 State = dict[str, Tensor]
 
 
@@ -43,7 +44,7 @@ def find_encoder(name: str | Path) -> Path:
     import huggingface_hub  # comes with transformers; only who names a hub repository needs a network
 
     try:
-        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=[*CHECKPOINT, "vocab.txt"]))
+        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=[*ENCODER_FILES]))
     except (OSError, ValueError) as error:  # the hub's own errors are of these two kinds
         raise UsageError(
             f"The text encoder {str(name)!r} is no directory here and could not be had from the Hugging Face hub "

@@ -2,7 +2,12 @@
 
 Several processes come from `accelerate launch -m psamf_edge train ...`. Every process draws the same batches from the
 same generators and trains on its own rows of them; the gradients are averaged, so that N processes do what one does,
-up to rounding and to their own dropout. Only the main process writes. Outside such a launch accelerate is not imported.
+up to rounding and to their own dropout. That is so for losses that are means over the batch; the teacher's, which
+compare samples and leave some out, are taken over the rows of all (`Compute.all_rows`). It is not so for one: where
+clips lack voice or face, the attention term of a distillation is the mean over the processes of their means over those
+clips that have it.
+
+Only the main process writes. Outside such a launch accelerate is not imported.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 
 
 CPU = torch.device("cpu")
+Rows = TypeVar("Rows", Tensor, tuple, None)
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,27 @@ class Compute:
         mean = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
         for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+    def all_rows(self, own: Rows) -> Rows:
+        """What all processes have of a batch, in its order, where `own` is what this one has of its `part`.
+
+        A loss of all rows is the same in every process and gives a gradient to the own ones, times the number of
+        processes: `average_gradients` then makes of these parts what one process would have.
+
+        Args:
+            own: a tensor (B / world, ...), None, or a tuple of such, named or not.
+        """
+        if self.world == 1 or own is None:
+            return own
+        if isinstance(own, tuple):
+            rows = map(self.all_rows, own)
+            return type(own)(*rows) if hasattr(own, "_fields") else tuple(rows)
+        by_rank = self.accelerator.gather(own.detach()).unflatten(0, (self.world, len(own)))  # (world, B / world, ...)
+        rows = by_rank.transpose(0, 1).flatten(0, 1)  # (B, ...)
+        if own.requires_grad:
+            rows[self.part()] = own
+            rows.register_hook(lambda gradient: self.world * gradient)
+        return rows
 
     def from_main(self, value: Any) -> Any:
         """What the main process holds, in every process."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,8 +14,10 @@ from psamf_edge.compile.data.samples import Batch
 from psamf_edge.compile.data.text import TextSet
 from psamf_edge.compile.model import Student
 from psamf_edge.compile.model.fusion import FusionOutput
+from psamf_edge.compile.model.pretrained import ENCODER_FILES, read_config
 from psamf_edge.compile.training.epochs import Loss
 from psamf_edge.compile.training.loop import score_loss
+from psamf_edge.compile.training.made_of import Ingredient
 from psamf_edge.compile.training.settings import TrainSettings
 
 
@@ -46,6 +48,10 @@ class Source(Protocol):
 
     unlabelled: int  # sentences that `taught` gives
 
+    def made_of(self) -> Mapping[str, Ingredient]:
+        """What the student's stages depend on beside the data, by the option that gives it."""
+        ...
+
     def check_sizes(self, audio_features: int, face_features: int) -> None:
         """Raise UsageError where data with such steps of voice and face cannot be learnt from."""
         ...
@@ -73,6 +79,10 @@ class PretrainedText:
 
     bert: Path
     unlabelled = 0
+
+    def made_of(self) -> Mapping[str, Ingredient]:
+        read_config(self.bert)  # a folder must not be begun with something that is no encoder
+        return {"--bert": Ingredient.of_folder(self.bert, *ENCODER_FILES)}
 
     def check_sizes(self, audio_features: int, face_features: int) -> None:
         """Any will do: no text block depends on them."""

@@ -12,16 +12,13 @@ from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.training.device import to_tensors
 
 
-def rows_by_length(sentences: Sequence[np.ndarray], batch: int) -> Iterator[np.ndarray]:
-    """Rows (B,) of the sentences, token ids (L_i,), the shortest first."""
-    order = np.argsort([len(ids) for ids in sentences], kind="stable")
-    for start in range(0, len(order), batch):
-        yield order[start : start + batch]
-
-
 def by_length(
     sentences: Sequence[np.ndarray], batch: int, device: torch.device
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """`rows_by_length`, and on the device their ids (B, L) and mask (B, L) of 0 and 1."""
-    for rows in rows_by_length(sentences, batch):
+    """Rows (B,) of the sentences, token ids (L_i,), the shortest first; on the device their ids (B, L) and mask (B, L)
+    of 0 and 1.
+    """
+    order = np.argsort([len(ids) for ids in sentences], kind="stable")
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
         yield rows, *to_tensors(pad([sentences[i] for i in rows], np.int64), device)

@@ -87,7 +87,11 @@ class CorpusSettings(LoopSettings):
 
 @dataclass(frozen=True)
 class TrainSettings(CorpusSettings):
-    """Settings of the student's three stages. The defaults made the shipped weights."""
+    """Settings of the student's three stages.
+
+    The defaults did not make the shipped weights: these had fewer epochs of stage 1, at a lower rate and with more of
+    MOSI. compile/weights/default/training.json has all of their settings.
+    """
 
     text_blocks: int = within(0, 0)  # of those the student begins with, evenly spaced; 0: all
     scale_weight: float = within(0.1, 0.0)  # of the loss that fits the error scale behind the confidence

@@ -1,7 +1,7 @@
 """The student from labelled data to a weights directory: three stages, then what it scores on validation.
 
-`out` keeps what an interrupted run goes on from: settings.toml, the features of voices and faces, the results of stages
-1 and 2 and the checkpoints.
+`out` keeps what an interrupted run goes on from: settings.toml, made-of.json, the features of voices and faces, the
+results of stages 1 and 2 and the checkpoints.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from psamf_edge.compile.model.encoders import SequenceEncoder
 from psamf_edge.compile.model.student import save_student
 from psamf_edge.compile.training.epochs import Run, Validation
 from psamf_edge.compile.training.fusion_stage import set_feature_scales, train_fusion
+from psamf_edge.compile.training.made_of import remember
 from psamf_edge.compile.training.objective import Source
 from psamf_edge.compile.training.record import training_record, write_record
 from psamf_edge.compile.training.settings import TrainSettings
@@ -49,7 +50,7 @@ def train_student(
 ) -> dict:
     """All stages, evaluation on the validation splits, and the weights directory. Returns what training.json holds.
 
-    Where `out` holds the result of stage 1 or 2 already, it is not repeated.
+    Where `out` holds the result of stage 1 or 2 already, it is not repeated: `out` remembers the data and the source.
 
     Args:
         data: folder with mosi/, mosei/, speech/ and faces/; or feature files of real samples. These name no emotion, so
@@ -58,10 +59,15 @@ def train_student(
         parts: weights directory with the face models and the vocabulary.
         out: weights directory to write.
         command: what the record says it was made by.
+
+    Raises:
+        UsageError: `out` was begun with other data or another source; or either cannot be learnt from.
     """
     started = time.monotonic()
     labelled = open_data(data, parts, out, settings, run)
     source.check_sizes(*labelled.sizes)
+    with run.compute.main_first():
+        remember(out, source.made_of())
     text_stage(source, labelled.train, labelled.valid, out, settings, run)
 
     torch.manual_seed(settings.seed + 1)

@@ -1,7 +1,7 @@
 """The teacher from labelled data to a directory of weights that `psamf-edge distill` takes.
 
-`out` keeps what an interrupted run goes on from: settings.toml, the features of voices and faces, the personality
-vectors and the checkpoint.
+`out` keeps what an interrupted run goes on from: settings.toml, made-of.json, the features of voices and faces, the
+personality vectors and the checkpoint.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import torch
 
 from psamf_edge.compile.data.text import check_tokens
 from psamf_edge.compile.files import copy_whole
+from psamf_edge.compile.model.pretrained import ENCODER_FILES, find_encoder, read_config
 from psamf_edge.compile.model.teacher import Teacher, save_teacher
 from psamf_edge.compile.personality.model import NAME as PERSONALITY
 from psamf_edge.compile.personality.model import load_personality
 from psamf_edge.compile.personality.vectors import cached_vectors
 from psamf_edge.compile.training.epochs import Run, Validation
 from psamf_edge.compile.training.fusion_stage import set_feature_scales
+from psamf_edge.compile.training.made_of import Ingredient, remember
 from psamf_edge.compile.training.record import training_record, write_record
 from psamf_edge.compile.training.teacher_stage import TeacherSettings, train_teacher, validate_teacher
 from psamf_edge.compile.training.training_data import open_data
@@ -49,6 +51,9 @@ def train_psamf(
 
     Returns:
         what training.json holds.
+
+    Raises:
+        UsageError: `out` was begun with other data or other encoders; or they cannot be used together.
     """
     started = time.monotonic()
     labelled = open_data(data, parts, out, settings, run)
@@ -58,13 +63,19 @@ def train_psamf(
     for _, text in texts:
         check_tokens(text, encoder.config.vocabulary)
     with run.compute.main_first():
+        start = find_encoder(bert)  # one process fetches it
+        read_config(start)  # a folder must not be begun with something that is no encoder
+        remember(out, {
+            "--bert": Ingredient.of_folder(start, *ENCODER_FILES),
+            "--personality": Ingredient.of_folder(personality, f"{PERSONALITY}.safetensors"),
+        })  # fmt: skip
         vectors = {
             (split, text.name): cached_vectors(encoder, text.ids, out / f"personality-{split}-{text.name}.npz")
             for split, text in texts
         }
     torch.manual_seed(settings.seed)
     teacher = Teacher.from_bert(
-        bert, *labelled.sizes, settings.preset_of_model, personality_width=encoder.config.width,
+        start, *labelled.sizes, settings.preset_of_model, personality_width=encoder.config.width,
         **settings.options_of_model,
     )  # fmt: skip
     for _, text in texts:

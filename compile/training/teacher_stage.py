@@ -21,18 +21,21 @@ from psamf_edge.compile.training.device import Compute, device_of, to_tensors
 from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
 from psamf_edge.compile.training.fusion_stage import ALL, TEXT, share
 from psamf_edge.compile.training.loop import Trainer
-from psamf_edge.compile.training.reading import rows_by_length
 from psamf_edge.compile.training.settings import CorpusSettings, one_of, within
 from psamf_edge.compile.training.validation import SUBSETS, by_subset
 from psamf_edge.errors import UsageError
 from psamf_edge.result import SCORE_LIMIT
 
+COMPARED = ("score", "present", "alignment", "contrasts")  # what total_loss reads of a TeacherOutput
 MODEL_OPTIONS = ("personality", "pre_fusion", "enhanced_fusion", "l_ps", "l_clm", "alignment_weight")
 
 
 @dataclass(frozen=True)
 class TeacherSettings(CorpusSettings):
-    """Settings of the teacher's training; rates, decay and clip are those published for MOSI.
+    """Settings of the teacher's training; rates and clip are those published for MOSI.
+
+    The weight decay has their number, which was Adam's, a part of the gradient; in AdamW, which `Trainer` takes, 1e-4
+    does next to nothing.
 
     Raises:
         UsageError: as LoopSettings; shares of more than the whole; or a plateau schedule that nothing is judged for.
@@ -169,7 +172,9 @@ def train_teacher(
         inputs = teacher_inputs(batch, personality[rows[compute.part()]], compute.device)
         with compute.autocast(settings.bfloat16):
             output = teacher(*inputs[:-1], inputs[-1][:, 0])  # one subset a sample
-        loss, terms = total_loss(output, labels, teacher.config)
+        # a sample's negatives are all others of the batch, whichever process has them
+        compared = {name: compute.all_rows(getattr(output, name)) for name in COMPARED}
+        loss, terms = total_loss(output._replace(**compared), compute.all_rows(labels), teacher.config)
         return loss, {name: term.detach() for name, term in {"loss": loss, **terms}.items()}
 
     run_epochs(trainer, batches, loss_of, run, "teacher", {"composition": rng}, validation, log_every=50)
@@ -185,13 +190,15 @@ def validate_teacher(
 ) -> dict[str, dict]:
     """The field's metrics for subsets of modalities, on the samples that the student is judged by; see `by_subset`.
 
-    The samples are of the validation split, personality (N, Hp) of their sentences.
+    The samples are of the validation split, personality (N, Hp) of their sentences. What is composed is drawn in the
+    order of the rows, so that order is the same for teacher and student.
     """
     was_training = teacher.training
     teacher.eval()
     rows_of_present = np.array(list(subsets.values()), np.float32)  # (S, 3)
     scores, labels, there = [], [], []
-    for rows in rows_by_length(samples.text.ids, batch):  # a third of the time that rows in their order take
+    for start in range(0, len(samples.text), batch):
+        rows = np.arange(start, min(start + batch, len(samples.text)))
         drawn = samples.batch(rows, np.tile(rows_of_present, (len(rows), 1, 1)))
         inputs = teacher_inputs(drawn, personality[rows], device_of(teacher))
         of_all = [

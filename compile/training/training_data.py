@@ -16,12 +16,14 @@ from psamf_edge.compile.data.compose import Composer
 from psamf_edge.compile.data.faces import FaceSet, load_faces
 from psamf_edge.compile.data.real import RealSamples, describe_file, read_clips, unused_features
 from psamf_edge.compile.data.samples import Samples
-from psamf_edge.compile.data.speech import SpeechSet, load_speech
+from psamf_edge.compile.data.speech import RECORDINGS, SpeechSet, load_speech
 from psamf_edge.compile.data.text import TextSet, read_text_set
 from psamf_edge.compile.data.valence import VALENCE
 from psamf_edge.compile.files import atomic
 from psamf_edge.compile.model import Student
+from psamf_edge.compile.source import CARRIED
 from psamf_edge.compile.training.epochs import Run
+from psamf_edge.compile.training.made_of import Ingredient, remember
 from psamf_edge.compile.training.settings import CorpusSettings, TrainSettings
 from psamf_edge.compile.training.text_stage import merge_text
 from psamf_edge.compile.training.validation import validate, validate_samples
@@ -189,6 +191,8 @@ def open_data(
         if remembered.is_file():
             raise UsageError(f"{out} was begun with --features; go on with those, or choose another folder.")
         train, valid = read_text(data, parts, settings)
+        with run.compute.main_first():
+            remember(out, ingredients(data, parts, settings))
         speech, faces = read_voices_and_faces(data, parts, out, run)
         return ComposedData(train, valid, (speech.select(~speech.validation), speech.select(speech.validation)), faces)
     real = RealData(data, settings)
@@ -201,6 +205,23 @@ def open_data(
             with atomic(remembered) as new:
                 new.write_text(json.dumps(real.hashes) + "\n")
     return real
+
+
+def ingredients(data: Path, parts: Path, settings: CorpusSettings) -> dict[str, Ingredient]:
+    """The folder of the data file by file, the recordings together, and what `parts` gives to read them with.
+
+    A file that is not there is left out: the pictures may go when their features are kept.
+    """
+    labels = [f"{name}/labels.csv" for name in settings.corpus_names]
+    pictures = [f"faces/fer2013_{split}.npz" for split in ("train", "valid")]
+    found = {
+        f"--data {name}": Ingredient.of_folder(data, name) for name in (*labels, *pictures) if (data / name).is_file()
+    }
+    recordings = sorted(path for path in (data / "speech").rglob("*") if path.suffix in RECORDINGS)
+    if recordings:
+        files = {path.relative_to(data).as_posix(): path for path in recordings}
+        found["--data speech"] = Ingredient.of_files(data.resolve().name, files)
+    return found | {"--parts": Ingredient.of_folder(parts, *CARRIED)}
 
 
 def read_text(data: Path, parts: Path, settings: CorpusSettings) -> tuple[list[TextSet], list[TextSet]]:
