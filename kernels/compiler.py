@@ -11,11 +11,13 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psamf_edge.backends.driver import Driver, DriverError
 from psamf_edge.errors import MissingDependencyError, PsamfError, UsageError
 
 # compute capabilities that CUDA 13 compiles for: Turing, Ampere (Orin is 87), Ada, Hopper, Blackwell (Thor is 110)
@@ -82,6 +84,34 @@ def _log(library: Any, program: Any) -> str:
     log = b" " * size
     library.nvrtcGetProgramLog(program, log)
     return "\n" + log.rstrip(b"\0").decode(errors="replace")
+
+
+def nvrtc_version() -> tuple[int, int]:
+    """CUDA's version of the NVRTC that `nvrtc` uses: major, minor."""
+    from cuda.bindings import nvrtc as library
+
+    return tuple(library.nvrtcVersion()[1:])
+
+
+@contextmanager
+def loading(driver: Driver) -> Iterator[None]:
+    """Around loading what `nvrtc` has just made for this device.
+
+    Raises:
+        MissingDependencyError: the driver refuses it, being of an older major version of CUDA than NVRTC; the message
+            has the packages that suit it.
+    """
+    try:
+        yield
+    except DriverError as error:
+        (made, _), (runs, _) = nvrtc_version(), driver.cuda
+        if made <= runs:
+            raise
+        package = "nvidia-cuda-nvrtc-cu12" if runs == 12 else f"'nvidia-cuda-nvrtc=={runs}.*'"  # 13 dropped the ending
+        raise MissingDependencyError(
+            f"The driver is of CUDA {runs} and does not load the kernel that NVRTC {made} has made ({error}):"
+            f" `pip install 'cuda-bindings<{runs + 1}' {package}`, or update the driver."
+        ) from error
 
 
 def nvcc(source: str, arch: str) -> bytes:

@@ -114,6 +114,7 @@ class EngineOrigin:
     devices: str  # the GPUs it was built for, in words
     capability: str | None = None  # their compute capability, as "8.7"; None where it does not matter
     options: str | None = None  # how it was built, where that is not the default
+    model: str | None = None  # of the GPU, as `Driver.model`; None where it does not matter or nobody knew
 
 
 @dataclass(frozen=True)

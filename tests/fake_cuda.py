@@ -29,6 +29,7 @@ class CudaBindings:
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
         CU_DEVICE_ATTRIBUTE_INTEGRATED="integrated",
         CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY=1,
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT="multiprocessors",
     )
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="thread local")
 
@@ -58,7 +59,13 @@ class CudaBindings:
     def _cuDeviceGetAttribute(self, attribute, device):  # noqa: N802
         major, minor = self.gpu.capability
         known = {"integrated": int(self.gpu.integrated), "major": major, "minor": minor}
-        return known.get(attribute, attribute)
+        return (known | {"multiprocessors": self.gpu.multiprocessors}).get(attribute, attribute)
+
+    def _cuDeviceGetName(self, length, device):  # noqa: N802
+        return f"{self.gpu.name}\0".encode().ljust(length)  # as the bindings give it
+
+    def _cuDriverGetVersion(self):  # noqa: N802
+        return self.gpu.cuda_version
 
     def _cuDevicePrimaryCtxRetain(self, device):  # noqa: N802
         self.gpu.contexts_held += 1
@@ -119,7 +126,7 @@ class CudaBindings:
         del self.gpu.pinned[host]
 
     def _cuMemcpyHtoD(self, device, host, size):  # noqa: N802
-        ctypes.memmove(self.gpu.check((device, size))[0], host, size)
+        self.gpu.upload(device, host, size)
 
     def _cuMemcpyHtoDAsync(self, device, host, size, stream):  # noqa: N802
         assert any(base <= host and host + size <= base + len(block) for base, block in self.gpu.pinned.items())
@@ -131,6 +138,10 @@ class CudaBindings:
 
     def _cuStreamSynchronize(self, stream):  # noqa: N802
         self.gpu.synchronise(stream)
+
+    def _cuCtxSynchronize(self):  # noqa: N802
+        for stream in (0, *self.gpu.streams):
+            self.gpu.synchronise(stream)
 
     def _cuModuleLoadData(self, image):  # noqa: N802
         assert image.endswith(b"\0")
@@ -248,6 +259,10 @@ def _pycuda(cuda: CudaBindings) -> ModuleType:
             call("cuCtxPopCurrent")
             Context._stack.pop()
 
+        @staticmethod
+        def synchronize():
+            call("cuCtxSynchronize")
+
         def detach(self):
             assert Context._stack
             assert Context._stack.pop() is self, "pycuda gives up a context in another thread only while it is current"
@@ -262,7 +277,10 @@ def _pycuda(cuda: CudaBindings) -> ModuleType:
             return call("cuDeviceGetAttribute", attribute, 0)
 
         def compute_capability(self):
-            return (8, 7)
+            return cuda.gpu.capability
+
+        def name(self):
+            return cuda.gpu.name
 
         def retain_primary_context(self):
             call("cuDevicePrimaryCtxRetain", 0)
@@ -304,7 +322,10 @@ def _pycuda(cuda: CudaBindings) -> ModuleType:
     module = ModuleType("pycuda.driver")
     module.__dict__.update(
         Error=Error, Stream=Stream, Event=Event, Context=Context, Device=Device, init=lambda: call("cuInit", 0),
-        device_attribute=SimpleNamespace(INTEGRATED="integrated", CAN_MAP_HOST_MEMORY=1),
+        get_driver_version=lambda: call("cuDriverGetVersion"),
+        device_attribute=SimpleNamespace(
+            INTEGRATED="integrated", CAN_MAP_HOST_MEMORY=1, MULTIPROCESSOR_COUNT="multiprocessors"
+        ),
         host_alloc_flags=SimpleNamespace(DEVICEMAP=2), pagelocked_empty=pagelocked_empty,
         mem_alloc=lambda size: Freed(call("cuMemAlloc", size), "cuMemFree"),
         memcpy_htod=lambda to, values: call("cuMemcpyHtoD", to, values.ctypes.data, values.nbytes),

@@ -99,6 +99,8 @@ class FakeGpu:
     def __init__(self, integrated: bool = False) -> None:
         self.integrated = integrated
         self.capability = (8, 7)
+        self.name, self.multiprocessors = "Orin", 16
+        self.cuda_version = 13000  # of the driver
         self.calls: list[tuple] = []
         self.fail: dict[str, Code] = {}
         self.memory: dict[int, ctypes.Array] = {}  # on the device
@@ -106,6 +108,7 @@ class FakeGpu:
         self.modules: dict[int, bytes] = {}
         self.functions: dict[int, str] = {}
         self.streams: dict[int, Stream] = {}
+        self.default = Stream()  # whose handle is 0; no stream of `streams` waits for it
         self.events: dict[int, Event] = {}
         self.graphs: dict[int, Capture] = {}
         self.contexts_held = 0
@@ -116,6 +119,11 @@ class FakeGpu:
         self._timeline = Timeline()
         self._current = threading.local()
 
+    @property
+    def model(self) -> str:
+        """As `Driver.model`."""
+        return f"{self.name} with {self.multiprocessors} multiprocessors"
+
     def names(self) -> list[str]:
         """The calls by name alone."""
         return [call[0] for call in self.calls]
@@ -125,7 +133,7 @@ class FakeGpu:
         self.calls.append((name, *arguments))
         if name in self.fail:
             raise CudaError(self.fail[name])
-        if not name.startswith(("cuInit", "cuDevice", "cuCtxPush")) and not self.context_stack:
+        if not name.startswith(("cuInit", "cuDriver", "cuDevice", "cuCtxPush")) and not self.context_stack:
             raise CudaError(Code.CUDA_ERROR_INVALID_CONTEXT)
 
     @property
@@ -145,7 +153,8 @@ class FakeGpu:
         return next(self._handles)
 
     def allocate(self, size: int, where: dict[int, ctypes.Array]) -> int:
-        assert size > 0
+        if size == 0:
+            raise CudaError(Code.CUDA_ERROR_INVALID_VALUE)
         if any(stream.capture for stream in self.streams.values()):
             self.spoil()
             raise CudaError(Code.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
@@ -167,9 +176,12 @@ class FakeGpu:
             raise CudaError(Code.CUDA_ERROR_ILLEGAL_ADDRESS)
         return region
 
+    def stream(self, handle: int) -> Stream:
+        return self.streams[handle] if handle else self.default
+
     def put(self, handle: int, work: Work) -> None:
         """Put work on a stream, or into the graph that is being captured from it."""
-        stream = self.streams[handle]
+        stream = self.stream(handle)
         number = next(self._numbers)
         stream.clock[handle] = number
         if stream.capture:
@@ -196,20 +208,20 @@ class FakeGpu:
             waiting.queue.append((next(self._numbers), Work("wait", [], [], lambda: self._reach(clock))))
 
     def synchronise(self, handle: int) -> None:
-        stream = self.streams[handle]
+        stream = self.stream(handle)
         if stream.capture:
             self.spoil()
             raise CudaError(Code.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
         self._reach({handle: stream.clock.get(handle, 0)})
         while stream.queue:
             stream.queue.pop(0)[1].run()
-        if not any(other.queue for other in self.streams.values()):
+        if not any(other.queue for other in (self.default, *self.streams.values())):
             self._timeline = Timeline()
 
     def _reach(self, clock: dict[int, int]) -> None:
         """Run each stream as far as the clock says."""
         for handle, number in clock.items():
-            queue = self.streams[handle].queue
+            queue = self.stream(handle).queue
             while queue and queue[0][0] <= number:
                 queue.pop(0)[1].run()
 
@@ -253,6 +265,11 @@ class FakeGpu:
             work.run()
 
         self.put(stream, Work(entry, work.reads, work.writes, run))
+
+    def upload(self, to: int, source: int, size: int) -> None:
+        """The copy from memory that is not pinned, which returns once the bytes are staged."""
+        staged = ctypes.string_at(source, size)
+        self.put(0, Work("upload", [], [self.check((to, size))], lambda: ctypes.memmove(to, staged, size)))
 
     def copy(self, to: int, source: int, size: int, stream: int, name: str) -> None:
         self.put(stream, Work(name, [(source, size)], [(to, size)], lambda: ctypes.memmove(to, source, size)))

@@ -39,17 +39,23 @@ int cuInit(unsigned flags) { note("init\n"); return 0; }
 int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
 int cuDeviceGet(int *device, int index) { *device = index; return 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    /* 75, 76: compute capability; 18: integrated; 19: can map host memory */
-    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 18 || attribute == 19;
+    /* 75, 76: compute capability; 16: multiprocessors; 18: integrated; 19: can map host memory */
+    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : attribute == 16 ? 14 : attribute == 18 || attribute == 19;
     note("attribute %d\n", attribute);
     return 0;
 }
+int cuDeviceGetName(char *name, int length, int device) { snprintf(name, length, "Orin"); return 0; }
 int cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)0x77; note("retain\n"); return 0; }
 int cuDevicePrimaryCtxRelease(int device) { note("release\n"); return 0; }
 int cuCtxPushCurrent(void *context) { note("push %llx\n", (u64)context); return 0; }
 int cuCtxPopCurrent(void **context) { *context = (void *)0x77; note("pop\n"); return 0; }
 
-int cuMemAlloc(u64 *address, size_t size) { *address = (u64)malloc(size); note("alloc %zu\n", size); return size > 1 << 20 ? 2 : 0; }
+int cuMemAlloc(u64 *address, size_t size) {
+    note("alloc %zu\n", size);
+    if (size == 0 || size > 1 << 20) return size ? 2 : 1; /* out of memory, invalid value */
+    *address = (u64)malloc(size);
+    return 0;
+}
 int cuMemFree(u64 address) { free((void *)address); note("free\n"); return 0; }
 int cuMemHostAlloc(void **host, size_t size, unsigned flags) { *host = malloc(size); note("host %zu %u\n", size, flags); return 0; }
 int cuMemHostGetDevicePointer(u64 *address, void *host, unsigned flags) { *address = (u64)host; return 0; }

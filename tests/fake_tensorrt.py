@@ -20,12 +20,13 @@ from psamf_edge.backends.sessions import open_session
 VERSION = "1.7.1"
 TYPES = {"int64": np.int64, "int32": np.int32, "float": np.float32, "float16": np.float16}
 LARGEST = {"tokens": 128, "hops": 3000, "frames": 300, "subsets": 4, "audio_strides": 375, "face_strides": 300}
+TURING = (7, 5)  # which TensorRT-RTX serves with engines that were built for it
 SCRATCH = 768  # bytes of every context: each run writes all of it
 
 
 class FakeTensorRT:
-    """`refuse` names what TensorRT will not do: "engine", "context", "shape", "execute", "capture" or "capturable";
-    "execute x" means the engine alone whose first input is x.
+    """`refuse` names what TensorRT will not do: "runtime", "engine", "context", "shape", "execute", "capture" or
+    "capturable"; "execute x" means the engine alone whose first input is x.
     """
 
     def __init__(self, gpu: FakeGpu) -> None:
@@ -55,11 +56,20 @@ class FakeTensorRT:
     def module(self, flavour: str, version: str) -> ModuleType:
         state = self
 
+        def is_served(head: dict) -> bool:
+            if flavour != "tensorrt_rtx":
+                return True
+            only = head.get("only")
+            return list(state.gpu.capability) in only if only else state.gpu.capability > TURING
+
         class Logger:
             INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
 
         class Runtime:
             def __init__(self, logger) -> None:
+                if state.refuse == "runtime":
+                    logger.log(Logger.WARNING, "CUDA initialization failure with error: 35")
+                    raise TypeError("pybind11::init(): factory function returned nullptr")
                 self._logger = logger
                 self.engine_host_code_allowed = False
 
@@ -70,7 +80,8 @@ class FakeTensorRT:
             def deserialize_cuda_engine(self, content):
                 head, model = split_engine(content)
                 state.refuse_next -= 1
-                if state.refuse == "engine" or state.refuse_next >= 0 or head.get("version", version) != version:
+                is_refused = state.refuse == "engine" or state.refuse_next >= 0
+                if is_refused or not is_served(head) or head.get("version", version) != version:
                     self._logger.log(Logger.INFO, "chatter")
                     self._logger.log(Logger.ERROR, "the magic tag does not match")
                     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import json
 import sys
+import weakref
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -29,6 +30,7 @@ class BuilderState:
         self.threads: list[int] = []
         self.timings: list[bytes] = []  # that builds began with
         self.creators: list[tuple[object, str]] = []  # of plugins in Python, each with its namespace
+        self.alive: weakref.WeakSet = weakref.WeakSet()  # builders, which hold memory of the device
         self.quick: set[str] = set()  # identities of plugins that were declared ahead of time
 
 
@@ -69,6 +71,7 @@ def add_builder(module: ModuleType, state: BuilderState, is_rtx: bool) -> None:
                 logger.log(module.ILogger.ERROR, "no CUDA-capable device is detected")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
             self._logger = logger
+            state.alive.add(self)
 
         def create_network(self, flags):
             assert flags == 1 << Flag.STRONGLY_TYPED
@@ -93,6 +96,7 @@ def add_builder(module: ModuleType, state: BuilderState, is_rtx: bool) -> None:
                 state.timings.append(config.timings.content)
                 config.timings.content += network.inputs[0].name.encode() + b" took 3 us\n"
             head = {"flavour": module.__name__, "version": module.__version__, "plugin": network.plugin}
+            head |= {"only": [config.only[index] for index in range(config.num_compute_capabilities)]}
             return MAGIC + json.dumps(head).encode() + b"\n" + network.content
 
     class OnnxParser:
@@ -132,7 +136,9 @@ def add_builder(module: ModuleType, state: BuilderState, is_rtx: bool) -> None:
         MemoryPoolType=SimpleNamespace(WORKSPACE="workspace"), get_plugin_registry=Registry,
         BuilderFlag=SimpleNamespace(**({"REQUIRE_USER_ALLOCATION": "user"} if is_rtx else {})),
     )  # fmt: skip
-    if not is_rtx:
+    if is_rtx:
+        module.ComputeCapability = SimpleNamespace(SM75=[7, 5], SM86=[8, 6])
+    else:
         for name in ("IPluginV3", "IPluginV3OneCore", "IPluginV3OneBuild", "IPluginV3OneRuntime"):
             setattr(module, name, type(name, (), {}))
         module.IPluginCreatorV3One = type("IPluginCreatorV3One", (), {})
@@ -245,6 +251,13 @@ class Config:
         self.profile: dict = {}
         self.workspace = 0
         self.timings: Timings | None = None
+        self.num_compute_capabilities, self.only = 0, {}  # of TensorRT-RTX
+
+    def set_compute_capability(self, capability, index) -> bool:
+        assert self._is_rtx
+        assert index < self.num_compute_capabilities
+        self.only[index] = capability
+        return True
 
     def add_optimization_profile(self, profile) -> None:
         self.profile = dict(profile)

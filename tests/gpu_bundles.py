@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from fake_gpu import FakeGpu
 from fake_tensorrt import VERSION
 
 from psamf_edge.bundle import Bundle, EngineOrigin
@@ -22,7 +23,8 @@ def with_engines(bundle: Bundle, path: Path, flavour: str = "tensorrt_rtx") -> B
     files = {name: bundle.read(name) for name in bundle.files}
     files |= {f"{segment.name}.engine": files[segment.file] for segment in bundle.plan}
     plan = tuple(replace(segment, engine=f"{segment.name}.engine") for segment in bundle.plan)
-    origin = EngineOrigin(flavour, VERSION, "the stand-in")
+    model = FakeGpu().model if flavour == "tensorrt" else None
+    origin = EngineOrigin(flavour, VERSION, "the stand-in", model=model)
     return write_bundle(path, BundleContent("engines", "rtx", "fp32", plan, bundle.shapes, "x", origin), files)
 
 

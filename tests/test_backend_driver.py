@@ -6,13 +6,19 @@ these arguments and gives these results.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fake_cuda import install_cuda_bindings, install_pycuda
+from fake_gpu import FakeGpu
+
+from psamf_edge.backends.driver import Driver, open_driver
 
 SCRIPT = """
 import ctypes
@@ -21,7 +27,7 @@ from psamf_edge.backends.driver import open_driver
 from psamf_edge.errors import PsamfError
 
 driver = open_driver()
-print(driver.name, driver.capability, driver.shares_memory)
+print(driver.name, driver.capability, driver.shares_memory, driver.model, driver.cuda)
 with driver.current():
     stream, event = driver.stream(), driver.event()
     buffer = driver.host_buffer(64, mapped=True)
@@ -37,6 +43,7 @@ with driver.current():
     driver.wait(stream, event)
     weights = driver.upload(np.arange(6, dtype=np.float32)[::2])
     assert np.ctypeslib.as_array((ctypes.c_float * 3).from_address(weights)).tolist() == [0, 2, 4]
+    assert driver.upload(np.zeros((1, 0, 64), np.float32))
     kernel = driver.kernel(b"PTX", "entry")
     arguments = [np.uint64(0xabc)] * 5 + [np.int32(size) for size in (1, 4, 37, -5)] + [np.uint64(2**64 - 1)]
     launch = lambda: driver.launch(kernel, (1, 4, 2), (256, 1, 1), 0, stream, arguments)
@@ -77,10 +84,10 @@ def test_what_reaches_libcuda(libcuda: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "cuda-bindings (8, 7) True",
+        "cuda-bindings (8, 7) True Orin with 14 multiprocessors (13, 0)",
         "The CUDA driver failed in cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY.",
         "init",
-        "attribute 75", "attribute 76", "attribute 18", "attribute 19",
+        "attribute 75", "attribute 76", "attribute 18", "attribute 19", "attribute 16",
         "retain",
         "push 77",
         "stream 1 -> 4097",  # non-blocking
@@ -92,7 +99,8 @@ def test_what_reaches_libcuda(libcuda: Path) -> None:
         "synchronise 4097",
         "record 4098 4097",
         "wait 4097 4098 0",
-        "alloc 12", "upload 12",
+        "alloc 12", "upload 12", "synchronise 0",  # of the default stream, on which that copy is
+        "alloc 1",  # for an array without numbers
         "load PTX", "module 0 -> 4099",
         "function entry", "entry 0 -> 4100",
         "capture 4097 1",  # thread-local
@@ -104,16 +112,44 @@ def test_what_reaches_libcuda(libcuda: Path) -> None:
         "alloc 2097152",
         "pop",
         "push 77",
-        "unload 4099", "free", "free", "free host", "destroy event 4098", "destroy stream 4097",
+        "unload 4099", "free", "free", "free", "free host", "destroy event 4098", "destroy stream 4097",
         "pop",
         "release",
         "",
     ]  # fmt: skip
 
 
+@pytest.fixture(params=[install_cuda_bindings, install_pycuda], ids=["cuda-bindings", "pycuda"])
+def driver(request: pytest.FixtureRequest, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch):
+    """Each binding's driver over the stand-in GPU, which has to be clean in the end."""
+    request.param(gpu, monkeypatch)
+    opened = open_driver()
+    with opened.current():
+        yield opened
+    opened.close()
+    assert gpu.is_clean
+
+
+def test_what_a_driver_says_of_itself(driver: Driver) -> None:
+    assert (driver.capability, driver.model, driver.cuda) == ((8, 7), "Orin with 16 multiprocessors", (13, 0))
+
+
+def test_an_upload_is_there_when_it_returns(driver: Driver) -> None:
+    """Our streams wait for no other, so nothing else would make a kernel wait for the copy."""
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for given in (values, values.T):
+        address = driver.upload(given)
+        there = np.ctypeslib.as_array((ctypes.c_float * 12).from_address(address))
+        assert there.tolist() == given.ravel().tolist()
+
+
+def test_nothing_can_be_uploaded(driver: Driver, gpu: FakeGpu) -> None:
+    """A clip without voice or face has arrays without steps; CUDA allocates no 0 bytes."""
+    assert driver.upload(np.zeros((1, 0, 64), np.float32)) in gpu.memory
+
+
 def test_without_a_driver() -> None:
     pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed: pip install cuda-bindings")
-    from psamf_edge.backends.driver import open_driver
     from psamf_edge.errors import MissingDependencyError
 
     try:

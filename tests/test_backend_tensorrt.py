@@ -234,10 +234,10 @@ def test_several_threads_take_turns(engine_bundle: Bundle, tiny_bundle: Bundle, 
     assert gpu.is_clean
 
 
-@pytest.mark.parametrize(("refuse", "error"), [("engine", IntegrityError), ("context", IntegrityError)])
-def test_none_becomes_an_error_with_the_log(engine_bundle: Bundle, gpu, trt, refuse: str, error: type) -> None:
+@pytest.mark.parametrize("refuse", ["engine", "context"])
+def test_none_becomes_an_error_with_the_log(engine_bundle: Bundle, gpu, trt, refuse: str) -> None:
     trt.refuse = refuse
-    with pytest.raises(error, match="engine of the segment text") as caught:
+    with pytest.raises(MissingDependencyError, match="engine of the segment text") as caught:
         open_backend(engine_bundle, "cuda")
     if refuse == "engine":
         assert "the magic tag does not match" in str(caught.value)

@@ -1,6 +1,8 @@
 """What the benchmark reads of a machine, from file systems and drivers that are not this one's."""
 
 import contextlib
+import errno
+import os
 
 import numpy as np
 import pytest
@@ -89,27 +91,73 @@ def test_energy_that_may_not_be_read(root, tmp_path):
     assert "sudo chmod a+r" in reason
 
 
-def test_energy_of_a_jetson(root):
+def rail(root, chip, channel, label, millivolts, milliamperes):
+    """One channel of an INA3221, as Linux's driver shows it: one that the device tree does not name has no label."""
+    folder = f"sys/class/hwmon/{chip}"
+    root(f"{folder}/name", "ina3221\n")
+    if label is not None:
+        root(f"{folder}/in{channel}_label", f"{label}\n")
+    root(f"{folder}/in{channel}_input", millivolts)
+    root(f"{folder}/curr{channel}_input", milliamperes)
+
+
+@pytest.fixture
+def agx_orin(root):
+    """The sensors of tegra234-p3701.dtsi and of its developer kit's carrier board."""
     root("sys/class/hwmon/hwmon0/name", "tmp451\n")
-    rails = {
-        "hwmon1": (("VDD_GPU_SOC", 19_000, 200), ("VDD_CPU_CV", 19_000, 100)),
-        "hwmon2": (("VIN_SYS_5V0", 5_000, 400),),
-    }
-    for chip, channels in rails.items():
-        root(f"sys/class/hwmon/{chip}/name", "ina3221\n")
-        for channel, (label, millivolts, milliamperes) in enumerate(channels, 1):
-            root(f"sys/class/hwmon/{chip}/in{channel}_label", label)
-            root(f"sys/class/hwmon/{chip}/in{channel}_input", millivolts)
-            root(f"sys/class/hwmon/{chip}/curr{channel}_input", milliamperes)
+    rail(root, "hwmon1", 1, "VDD_GPU_SOC", 19_000, 200)
+    rail(root, "hwmon1", 2, "VDD_CPU_CV", 19_000, 100)
+    rail(root, "hwmon1", 3, "VIN_SYS_5V0", 5_000, 400)
+    for channel, label in enumerate((None, "VDDQ_VDD2_1V8AO", None), 1):
+        rail(root, "hwmon2", channel, label, 5_000, 70)
+    for channel, label in enumerate(("CVB_ATX_12V", "CVB_ATX_3V3", "CVB_ATX_5V"), 1):
+        rail(root, "hwmon3", channel, label, 12_000, 300)
+
+
+@pytest.fixture
+def disabled(monkeypatch):
+    """Names of files that the driver shows, and that give no data: of channels which lead nowhere."""
+    names, read = set(), energy.Path.read_text
+
+    def read_text(path, *arguments, **options):
+        if any(str(path).endswith(name) for name in names):
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), str(path))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(energy.Path, "read_text", read_text)
+    return names
+
+
+def test_energy_of_an_agx_orin(root, agx_orin, disabled):
+    disabled |= {f"hwmon2/{kind}{channel}_input" for kind in ("in", "curr") for channel in (1, 3)}
     (meter,), reason = energy.ina3221()
     assert reason is None
+    # each watt once: the memory's rail hangs on that of 5 V, the carrier's are not the module's
     assert meter.name == "board, VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0 (INA3221)"
     assert meter._watts() == pytest.approx(19 * 0.3 + 5 * 0.4)
-    root("sys/class/hwmon/hwmon2/in1_label", "VDD_IN")  # feeds the others
+    disabled |= {"hwmon1/in3_input"}  # somebody has written 0 to in3_enable: what hangs on it counts
+    (meter,), reason = energy.ina3221()
+    assert meter.name == "board, VDD_GPU_SOC + VDD_CPU_CV + VDDQ_VDD2_1V8AO (INA3221)"
+    disabled |= {"_input"}
+    meters, reason = energy.ina3221()
+    assert meters == []
+    assert "cannot be read" in reason
+    assert os.strerror(errno.ENODATA) in reason
+
+
+def test_energy_of_an_orin_nano(root):
+    for channel, label in enumerate(("VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"), 1):
+        rail(root, "hwmon1", channel, label, 5_000, 400)
     (meter,), _ = energy.ina3221()
+    assert meter.name == "board, VDD_IN (INA3221)"  # feeds the others
     assert meter._watts() == pytest.approx(2.0)
     meter.start()
     assert meter.stop() == pytest.approx(2.0 * (meter._readings[-1][0] - meter._readings[0][0]))
+
+
+def test_energy_of_a_carrier_board_alone(root):
+    rail(root, "hwmon1", 1, "CVB_ATX_12V", 12_000, 500)
+    assert [meter.name for meter in energy.ina3221()[0]] == ["board, CVB_ATX_12V (INA3221)"]
 
 
 def test_what_cannot_be_measured_says_why(root):
@@ -123,8 +171,9 @@ def test_what_cannot_be_measured_says_why(root):
 class StandInNvml:
     """As much of libnvidia-ml as is asked for; also of libcuda."""
 
-    def __init__(self, lacks=(), fails=()):
+    def __init__(self, lacks=(), fails=(), uuids=None, count=1):
         self.asked_for, self.closed = None, False
+        self.uuids, self.count = uuids, count  # the names that it knows; None: any
         numbers = {
             "nvmlDeviceGetTotalEnergyConsumption": 5000,
             "nvmlDeviceGetClockInfo": 1980,
@@ -152,6 +201,10 @@ class StandInNvml:
 
     def nvmlDeviceGetHandleByUUID(self, uuid, handle):  # noqa: N802
         self.asked_for = uuid
+        return 0 if self.uuids is None or uuid in self.uuids else 6  # NVML_ERROR_NOT_FOUND
+
+    def nvmlDeviceGetCount_v2(self, count):  # noqa: N802
+        count._obj.value = self.count
         return 0
 
     def nvmlDeviceGetHandleByIndex_v2(self, index, handle):  # noqa: N802
@@ -180,6 +233,21 @@ def test_a_gpu_through_nvml():
     assert (found.gpu_mhz, found.gpu_celsius, found.gpu_throttled) == (1980, 61, ["power cap", "heat (hardware)"])
     assert "GPU (NVML)" in [meter.name for meter in energy.find_meters(gpu)[0]]
     gpu.close()
+    assert library.closed
+
+
+def test_a_gpu_that_nvml_names_in_another_way():
+    """On Orin a UUID has no `GPU-` before it."""
+    bare = b"00010203-0405-0607-0809-0a0b0c0d0e0f"
+    library = StandInNvml(uuids=[bare])
+    Nvml(lambda name: library)
+    assert library.asked_for == bare
+    library = StandInNvml(uuids=[])
+    Nvml(lambda name: library)
+    assert library.asked_for == 0  # the only one there is
+    library = StandInNvml(uuids=[], count=2)
+    with pytest.raises(NvmlError, match="nvmlDeviceGetHandleByUUID gives 6"):
+        Nvml(lambda name: library)
     assert library.closed
 
 

@@ -34,7 +34,7 @@ def load(content: bytes, segment, kernels: bytes | None) -> SimpleNamespace:
 
 
 def engines(bundle, options: BuildOptions = DEFAULT, capability=(8, 6)) -> tuple[list[bytes], EngineSource]:
-    source = EngineSource(bundle, rtx, capability, EngineCache(), options)
+    source = EngineSource(bundle, rtx, capability, "a GPU", EngineCache(), options)
     made = [source.engine(segment, load).content for segment in bundle.plan]
     source.close()
     return made, source
@@ -69,6 +69,16 @@ def test_the_real_parser_names_the_axes(tmp_path: Path) -> None:
         EngineBuilder("tensorrt_rtx").build(model.SerializeToString(), "text", ranges_of(SHAPES))
 
 
+def test_the_real_builder_builds_for_turing() -> None:
+    model = text_model().SerializeToString()
+    turing, others = (
+        EngineBuilder("tensorrt_rtx", capability=capability).build(model, "text", ranges_of(SHAPES))
+        for capability in ("7.5", "8.6")
+    )
+    assert len(turing) > 10_000
+    assert turing != others
+
+
 KILLED = """
 import sys
 from types import SimpleNamespace
@@ -85,7 +95,7 @@ def build(self, model, name, *rest):
     return real(self, model, name, *rest)
 
 EngineBuilder.build = build
-source = EngineSource(bundle, tensorrt_rtx, (8, 6), EngineCache(), BuildOptions())
+source = EngineSource(bundle, tensorrt_rtx, (8, 6), "a GPU", EngineCache(), BuildOptions())
 for segment in bundle.plan:
     source.engine(segment, lambda content, segment, kernels: SimpleNamespace(compiled_kernels=lambda: None))
 """

@@ -289,14 +289,6 @@ def test_none_becomes_an_error_with_the_log(bare, gpu, trt, engine_cache, refuse
     runs(bare)
 
 
-def test_what_is_built_and_does_not_load_is_not_kept(bare, gpu, trt, engine_cache: Path) -> None:
-    trt.refuse = "engine"
-    with pytest.raises(IntegrityError, match="segment text: 1: the magic tag does not match"):
-        open_backend(bare, "cuda")
-    assert not entries(engine_cache, "engine")
-    assert gpu.is_clean
-
-
 def test_a_builder_that_does_not_start(bare: Bundle, gpu, trt) -> None:
     trt.builder.refuse = "builder"
     with pytest.raises(MissingDependencyError, match="no CUDA-capable device is detected"):

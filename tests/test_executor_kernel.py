@@ -21,6 +21,7 @@ from fake_tensorrt import VERSION, FakeTensorRT
 from gpu_bundles import PRESENT, features, kernel_student
 
 from psamf_edge.backends import open_backend
+from psamf_edge.backends.driver import DriverError
 from psamf_edge.bundle import Bundle, EngineOrigin, PlanKernel
 from psamf_edge.errors import IntegrityError, MissingDependencyError, UsageError
 from psamf_edge.kernels.cross_modal_attention import host
@@ -211,6 +212,22 @@ def test_without_code_and_without_a_compiler(bundles, gpu, monkeypatch, tmp_path
     monkeypatch.setattr(compiler, "nvrtc", nvrtc)
     bundle = changed(bundles("fp32"), tmp_path / "b.psamf", {}, code=None)
     with pytest.raises(MissingDependencyError, match="NVRTC"):
+        open_backend(bundle, "cuda")
+    assert gpu.is_clean
+
+
+def test_an_nvrtc_newer_than_the_driver(bundles, gpu, monkeypatch, tmp_path) -> None:
+    """The extras bring NVRTC 13, of which a driver of CUDA 12 takes neither PTX nor cubins."""
+    from psamf_edge.kernels import compiler
+
+    monkeypatch.setattr(compiler, "nvrtc", lambda source, arch: b"cubin that is too new")
+    monkeypatch.setattr(compiler, "nvrtc_version", lambda: (13, 5))
+    bundle = changed(bundles("fp32"), tmp_path / "b.psamf", {"kernel.ptx": b"PTX that is too new"}, code="kernel.ptx")
+    gpu.cuda_version = 12060
+    with pytest.raises(MissingDependencyError, match=r"CUDA 12 .*NVRTC 13.*'cuda-bindings<13' nvidia-cuda-nvrtc-cu12`"):
+        open_backend(bundle, "cuda")
+    gpu.cuda_version = 13000  # then the code is to blame, or the GPU
+    with pytest.raises(DriverError, match="UNSUPPORTED_PTX_VERSION"):
         open_backend(bundle, "cuda")
     assert gpu.is_clean
 

@@ -24,7 +24,7 @@ from psamf_edge.backends import open_backend
 from psamf_edge.bundle import Bundle
 from psamf_edge.compile.command import compile_bundle
 from psamf_edge.compile.export.precision import lower
-from psamf_edge.errors import IntegrityError, MissingDependencyError, UsageError
+from psamf_edge.errors import MissingDependencyError, UsageError
 from psamf_edge.kernels.plugin import python_plugin, registration
 from psamf_edge.kernels.plugin.onnx_node import for_plugin
 
@@ -82,7 +82,7 @@ def test_from_weights_to_scores(made, bundles, gpu, monkeypatch, version: str, k
     trt = install(gpu, monkeypatch, version)
     assert [step.name for step in bundle.plan] == ["text", "audio", "face", "fusion"]
     assert [step.plugin for step in bundle.plan] == [None, None, None, kind]
-    assert (bundle.engines.version, bundle.engines.capability) == (version, "8.7")
+    assert (bundle.engines.version, bundle.engines.capability, bundle.engines.model) == (version, "8.7", gpu.model)
     assert bundle.needs_gpu
     graph = onnx.load_from_string(bundle.read("fusion.onnx"))
     assert not graph.functions
@@ -132,7 +132,7 @@ def test_a_backend_that_does_not_open_leaves_no_registration(bundles, gpu, monke
     trt = install(gpu, monkeypatch, "10.3.0")
     bundle = bundles("10.3.0")
     trt.refuse = "engine"
-    with pytest.raises(IntegrityError):
+    with pytest.raises(MissingDependencyError):
         open_backend(bundle, "cuda")
     assert not trt.builder.creators
     assert gpu.is_clean

@@ -6,7 +6,7 @@ import pytest
 
 from psamf_edge.errors import MissingDependencyError, PsamfError, UsageError
 from psamf_edge.kernels import compiler
-from psamf_edge.kernels.compiler import ARCHITECTURES, Resources, nvcc, nvrtc, resources
+from psamf_edge.kernels.compiler import ARCHITECTURES, Resources, nvcc, nvrtc, nvrtc_version, resources
 from psamf_edge.kernels.cross_modal_attention.launcher import BLOCK, ENTRIES, SOURCE
 from psamf_edge.kernels.cross_modal_attention.versions import LAB, entries
 
@@ -62,6 +62,13 @@ def test_ptx_has_both_kernels(compile_text):
 def test_the_lab_compiles():
     code = nvrtc(LAB.read_text(), "sm_87")
     assert all(name.encode() in code for name in (*entries(LAB), "nothing"))
+
+
+@needs_nvrtc
+def test_nvrtc_says_its_version():
+    major, minor = nvrtc_version()
+    assert major >= 12
+    assert minor >= 0
 
 
 def test_no_header_is_included():

@@ -23,21 +23,23 @@ USES = usage.uses(ROOT)
 # Everything that the runtime, the builder and the plugin ask of TensorRT. A new line is a claim about five versions.
 USED = {
     "module": {
-        "Builder", "BuilderFlag", "DataType", "DimsExprs", "DynamicShapesKernelSpecializationStrategy",
-        "ExecutionContextAllocationStrategy", "ILogger", "IPluginCreatorV3One", "IPluginV3", "IPluginV3OneBuild",
-        "IPluginV3OneCore", "IPluginV3OneRuntime", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
-        "PluginFieldCollection", "Runtime", "TensorFormat", "__name__", "__version__", "get_plugin_registry", "nptype",
+        "Builder", "BuilderFlag", "ComputeCapability", "DataType", "DimsExprs",
+        "DynamicShapesKernelSpecializationStrategy", "ExecutionContextAllocationStrategy", "ILogger",
+        "IPluginCreatorV3One", "IPluginV3", "IPluginV3OneBuild", "IPluginV3OneCore", "IPluginV3OneRuntime",
+        "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "PluginFieldCollection",
+        "Runtime", "TensorFormat", "__name__", "__version__", "get_plugin_registry", "nptype",
     },
     "Builder": {
         "build_serialized_network", "create_builder_config", "create_network", "create_optimization_profile",
         "max_threads",
     },
+    "ComputeCapability": {"SM75"},
     "DataType": {"FLOAT", "HALF", "INT32"},
     "DynamicShapesKernelSpecializationStrategy": {"EAGER"},
     "ExecutionContextAllocationStrategy": {"USER_MANAGED"},
     "IBuilderConfig": {
-        "add_optimization_profile", "create_timing_cache", "get_timing_cache", "max_aux_streams", "set_flag",
-        "set_memory_pool_limit", "set_timing_cache",
+        "add_optimization_profile", "create_timing_cache", "get_timing_cache", "max_aux_streams",
+        "num_compute_capabilities", "set_compute_capability", "set_flag", "set_memory_pool_limit", "set_timing_cache",
     },
     "BuilderFlag": {"REQUIRE_USER_ALLOCATION"},
     "ICudaEngine": {
@@ -67,14 +69,17 @@ USED = {
     "Runtime": {"deserialize_cuda_engine"},
     "TensorFormat": {"LINEAR"},
 }  # fmt: skip
-# What a version may lack, because the code asks first: TensorRT-RTX alone has lazy kernels and can say whether it may
-# be captured. TensorRT 11 has no other networks than strongly typed ones; 11.4 still knows the flag.
+# What a version may lack, because the code asks first: TensorRT-RTX alone has lazy kernels, can say whether it may be
+# captured and is told which GPUs to build for. TensorRT 11 has no other networks than strongly typed ones; 11.4 still
+# knows the flag.
 ASKED_FIRST = {
-    "BuilderFlag.REQUIRE_USER_ALLOCATION",
+    "BuilderFlag.REQUIRE_USER_ALLOCATION", "module.ComputeCapability",
     "module.DynamicShapesKernelSpecializationStrategy", "IExecutionContext.is_stream_capturable",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
 }  # fmt: skip
 BEHIND_THEM = {"ICudaEngine.create_runtime_config", "DynamicShapesKernelSpecializationStrategy.EAGER"}
+BEHIND_THEM |= {"ComputeCapability.SM75"}
+BEHIND_THEM |= {f"IBuilderConfig.{name}" for name in ("num_compute_capabilities", "set_compute_capability")}
 BEHIND_THEM |= {f"{kind}.{name}" for kind in ("IRuntimeCache", "IRuntimeConfig") for name in USED[kind]}
 
 

@@ -16,9 +16,9 @@ def open_builder(target: str, options: BuildOptions) -> EngineBuilder:
     Raises:
         MissingDependencyError: the flavour is not installed, or its builder does not start (full TensorRT: no GPU).
     """
-    flavour, capability = FLAVOURS[target], None
+    flavour, capability, model = FLAVOURS[target], None, None
     load_tensorrt(flavour)
     if target == "tensorrt":
         with suppress(MissingDependencyError), closing(open_driver()) as driver:  # TensorRT itself asks for no binding
-            capability = "{}.{}".format(*driver.capability)
-    return EngineBuilder(flavour, options, capability)
+            capability, model = "{}.{}".format(*driver.capability), driver.model
+    return EngineBuilder(flavour, options, capability, model)

@@ -26,7 +26,7 @@ import numpy as np
 
 from psamf_edge.backends.driver import Driver, open_driver
 from psamf_edge.errors import MissingDependencyError, PsamfError
-from psamf_edge.kernels.compiler import nvrtc
+from psamf_edge.kernels.compiler import loading, nvrtc
 from psamf_edge.kernels.cross_modal_attention.limits import total_bytes
 from psamf_edge.kernels.cross_modal_attention.rivals import Rival, torch_rivals
 from psamf_edge.kernels.cross_modal_attention.timing import GpuClock
@@ -57,7 +57,8 @@ class Bench:
             major, minor = self.driver.capability
             self._codes[source] = nvrtc(source.read_text(encoding="utf-8"), f"sm_{major}{minor}")
         if entry not in self._kernels:
-            self._kernels[entry] = self.driver.kernel(self._codes[source], entry)
+            with loading(self.driver):
+                self._kernels[entry] = self.driver.kernel(self._codes[source], entry)
         return self._kernels[entry]
 
     def launcher(self, source: Path, launch: Launch, sizes: Sizes, addresses: dict[str, int]) -> Callable[[], None]:

@@ -68,7 +68,7 @@ class GpuClock:
         name = self._call("cuDeviceGetName", 100, self._device)
         cuda = int(self._call("cuDriverGetVersion"))
         return {
-            "device": name.rstrip(b"\0").decode(),
+            "device": name.partition(b"\0")[0].decode(),  # what the bindings give goes on after the zero
             "cuda_driver": f"{cuda // 1000}.{cuda % 1000 // 10}",
             "cuda_bindings": version("cuda-bindings"),
         }

@@ -14,7 +14,7 @@ import numpy as np
 
 from psamf_edge.backends.driver import Driver
 from psamf_edge.errors import UsageError
-from psamf_edge.kernels.compiler import nvrtc
+from psamf_edge.kernels.compiler import loading, nvrtc
 from psamf_edge.kernels.cross_modal_attention.launcher import SOURCE, entry, launch_shape
 from psamf_edge.kernels.plugin import NAME, NAMESPACE, VERSION
 
@@ -37,7 +37,9 @@ class Kernels:
         with self._driver.current():
             if name not in self._loaded:
                 major, minor = self._driver.capability
-                self._loaded[name] = self._driver.kernel(nvrtc(SOURCE.read_text(), f"sm_{major}{minor}"), name)
+                code = nvrtc(SOURCE.read_text(), f"sm_{major}{minor}")
+                with loading(self._driver):
+                    self._loaded[name] = self._driver.kernel(code, name)
             grid, block, shared = launch_shape(*sizes)
             *inputs, output = (np.uint64(pointer) for pointer in pointers)
             arguments = [*inputs, *(np.int32(size) for size in sizes), output]

@@ -47,8 +47,8 @@ def open_backend(bundle: Bundle, device: str = "auto", threads: int = 1) -> Back
 
     Raises:
         UsageError: an unknown device, or a bundle that the device cannot run.
-        MissingDependencyError: a GPU was asked for and something it needs is not here.
-        IntegrityError: a file of the bundle is damaged, or an engine does not load.
+        MissingDependencyError: a GPU was asked for and something it needs is not here, or TensorRT does not serve it.
+        IntegrityError: a file of the bundle is damaged.
         BuildError: TensorRT builds no engine of a segment.
     """
     from psamf_edge.backends.onnxruntime import OnnxRuntimeBackend

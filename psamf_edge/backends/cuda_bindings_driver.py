@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from psamf_edge.backends.driver import DriverError, HostBuffer, Size3, no_gpu
+from psamf_edge.backends.driver import DriverError, HostBuffer, Size3, cuda_version, model_name, no_gpu
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no hidden order with the default stream of another library
 DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING: an event that only orders costs less
 DEVICEMAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP
+LONGEST_NAME = 256  # bytes, as CUDA's own device properties have it
+DEFAULT_STREAM = 0  # on which calls without a stream put their work
 
 
 class CudaBindingsDriver:
@@ -40,9 +42,14 @@ class CudaBindingsDriver:
             minor = self._attribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
             integrated = self._attribute(attribute.CU_DEVICE_ATTRIBUTE_INTEGRATED)
             mappable = self._attribute(attribute.CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY)
+            multiprocessors = self._attribute(attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            name = self._call("cuDeviceGetName", LONGEST_NAME, self._device)
+            self.cuda = cuda_version(int(self._call("cuDriverGetVersion")))
         except Exception as error:  # no driver raises a private class of cuda-bindings; no GPU is an error code
             raise no_gpu(error) from error
         self.capability = (major, minor)
+        # the bindings give all of what was asked for: a zero ends the name, and anything may come after it
+        self.model = model_name(name.partition(b"\0")[0].decode(errors="replace"), multiprocessors)
         self.shares_memory = bool(integrated and mappable)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
 
@@ -62,8 +69,11 @@ class CudaBindingsDriver:
 
     def upload(self, values: np.ndarray) -> int:
         values = np.ascontiguousarray(values)
-        address = self.allocate(values.nbytes)
-        self._call("cuMemcpyHtoD", address, values.ctypes.data, values.nbytes)
+        address = self.allocate(max(1, values.nbytes))  # CUDA allocates no 0 bytes
+        if values.nbytes:
+            self._call("cuMemcpyHtoD", address, values.ctypes.data, values.nbytes)
+            # from memory that is not pinned it returns once the bytes are staged, and our streams wait for no other
+            self._call("cuStreamSynchronize", DEFAULT_STREAM)
         return address
 
     def host_buffer(self, size: int, mapped: bool) -> HostBuffer:

@@ -44,6 +44,8 @@ class Driver(Protocol):
     name: str
     shares_memory: bool  # device and host have one memory (Jetson), so that mapped buffers need no copies
     capability: tuple[int, int]  # of the device: major, minor
+    model: str  # of the device: its name and how many multiprocessors work, as "Orin with 16 multiprocessors"
+    cuda: tuple[int, int]  # the newest CUDA that the driver knows: major, minor
 
     def current(self) -> AbstractContextManager[None]:
         """Make the context the calling thread's own for as long as the block lasts."""
@@ -52,7 +54,10 @@ class Driver(Protocol):
         """The address of `size` new bytes on the device."""
 
     def upload(self, values: np.ndarray) -> int:
-        """The address of new device memory with these values in it, which are there when this returns."""
+        """The address of new device memory with these values in it, which are there when this returns.
+
+        There may be none: the address is of memory then, too.
+        """
 
     def host_buffer(self, size: int, mapped: bool) -> HostBuffer:
         """`size` bytes of pinned host memory, mapped into the device's address space where that is asked for."""
@@ -120,6 +125,16 @@ def open_driver() -> Driver:
         "Running on a GPU needs cuda-bindings or pycuda, and neither is installed: `pip install cuda-bindings`, or use"
         " `--device cpu`."
     ) from reason
+
+
+def model_name(name: str, multiprocessors: int) -> str:
+    """`Driver.model`. The name alone does not tell the boards with an Orin apart."""
+    return f"{name} with {multiprocessors} multiprocessors"
+
+
+def cuda_version(number: int) -> tuple[int, int]:
+    """`Driver.cuda` of how the driver writes it, as 12060."""
+    return number // 1000, number % 1000 // 10
 
 
 def no_gpu(reason: Exception) -> MissingDependencyError:

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from psamf_edge.backends.engines import load_tensorrt, logger_of
+from psamf_edge.backends.engines import load_tensorrt, logger_of, starting
 from psamf_edge.backends.profile import Ranges
 from psamf_edge.bundle import EngineOrigin
-from psamf_edge.errors import MissingDependencyError, PsamfError
+from psamf_edge.errors import PsamfError
 
 LOW_MEMORY_VARIABLE = "PSAMF_EDGE_LOW_MEMORY"
 # The largest tensor of a plan has 1.6 MB (the feed-forward of BERT-base in float32, 128 tokens x 3072), and a layer's
 # scratch is a few of them. TensorRT's own default is all memory of the device, which on a Jetson is the host's as well.
 WORKSPACE = 256 << 20
 LOW_MEMORY_WORKSPACE = 32 << 20
+PORTABLE = ("tensorrt_rtx",)  # flavours whose engines are for more than one GPU model
+TURING = "7.5"  # TensorRT-RTX builds for 8.6 and later, and for this one alone where it is told to
 DEVICES = {
     "tensorrt_rtx": "any GPU of this TensorRT-RTX version: kernels are compiled on first use",
     "tensorrt": "the GPU model of the machine that built it",
@@ -66,26 +68,29 @@ class EngineBuilder:
     Args:
         flavour: one of `engines.PACKAGES`.
         options: how.
-        capability: of the GPU that full TensorRT builds for, as "8.7", where it is known.
+        capability: of the GPU that is built for, as "8.7", where it is known.
+        model: of that GPU, as `Driver.model`, where it is known.
 
     Raises:
         MissingDependencyError: the flavour is not installed, or its builder does not start (full TensorRT: no GPU).
     """
 
-    def __init__(self, flavour: str, options: BuildOptions = BuildOptions(), capability: str | None = None) -> None:
+    def __init__(
+        self,
+        flavour: str,
+        options: BuildOptions = BuildOptions(),
+        capability: str | None = None,
+        model: str | None = None,
+    ) -> None:
         self._trt: ModuleType = load_tensorrt(flavour)
-        self._options, self._log = options, logger_of(self._trt)
-        self._log.clear()
-        is_portable = flavour == "tensorrt_rtx"
-        self.origin = EngineOrigin(
-            flavour, self._trt.__version__, DEVICES[flavour], None if is_portable else capability, options.name
-        )
+        self._options, self._capability, self._log = options, capability, logger_of(self._trt)
+        is_portable = flavour in PORTABLE
+        gpu = {} if is_portable else {"capability": capability, "model": model}
+        self.origin = EngineOrigin(flavour, self._trt.__version__, DEVICES[flavour], options=options.name, **gpu)
         # what timing a layer's variants has told, for the next build; TensorRT-RTX times none
         self.timings: bytes | None = None if is_portable else b""
-        try:
+        with starting(self._trt, "builder"):
             self._builder = self._trt.Builder(self._log)
-        except Exception as error:  # the bindings raise TypeError with no more than "returned nullptr"
-            raise MissingDependencyError(f"The builder of {flavour} does not start here. {self._log.text()}") from error
         if options.low_memory:
             self._builder.max_threads = 1  # each has memory of its own
 
@@ -163,6 +168,9 @@ class EngineBuilder:
             config.max_aux_streams = 0  # streams inside an engine each have scratch memory
         if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # RTX: without it a CUDA graph cannot capture a run
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        if self._capability == TURING and hasattr(trt, "ComputeCapability"):
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(trt.ComputeCapability.SM75, 0)
         return config
 
     def _profile(self, network: Any, name: str, ranges: Ranges) -> Any:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -64,6 +65,7 @@ class Engine:
 
     Raises:
         IntegrityError: the bytes are damaged, or were built by another version or for another device.
+        MissingDependencyError: what makes a context: this GPU does not run the engine, or has no memory for it.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Engine:
         self._log.clear()
         self._engine = runtime.deserialize_cuda_engine(content)
         if self._engine is None:
-            raise self._unusable()
+            raise IntegrityError(f"TensorRT cannot load the engine of the segment {segment.name}: {log.text()}")
         names = (*segment.inputs, *segment.outputs)
         self.dtypes = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
         self.scratch = int(self._engine.device_memory_size_v2)  # bytes that a context needs while it runs
@@ -141,8 +143,10 @@ class Engine:
             context = engine.create_execution_context(config)
         else:
             context = engine.create_execution_context(shared)
-        if context is None:
-            raise self._unusable()
+        if context is None:  # the bytes are in order: TensorRT-RTX compiles them for this GPU only now
+            raise MissingDependencyError(
+                f"TensorRT cannot run the engine of the segment {self.plan.name} on this GPU: {self._log.text()}"
+            )
         return context
 
     def _set_shapes(self, context: Any, shapes: Shapes) -> None:
@@ -155,9 +159,6 @@ class Engine:
 
     def _failed(self) -> InputError:
         return InputError(f"TensorRT failed in the segment {self.plan.name}: {self._log.text()}")
-
-    def _unusable(self) -> IntegrityError:
-        return IntegrityError(f"TensorRT cannot load the engine of the segment {self.plan.name}: {self._log.text()}")
 
 
 def load_tensorrt(flavour: str) -> ModuleType:
@@ -174,6 +175,24 @@ def load_tensorrt(flavour: str) -> ModuleType:
     except Exception as error:  # besides ImportError, its own libraries may be missing or unfit
         raise MissingDependencyError(
             f"This needs {PACKAGES[flavour]}, which cannot be imported ({error}): `pip install {PACKAGES[flavour]}`."
+        ) from error
+
+
+@contextmanager
+def starting(trt: ModuleType, what: str) -> Iterator[None]:
+    """Around the making of TensorRT's Builder or Runtime, which fails where there is no GPU or CUDA does not suit.
+
+    Raises:
+        MissingDependencyError: it failed; the message has TensorRT's log.
+    """
+    log = logger_of(trt)
+    log.clear()
+    try:
+        yield
+    except Exception as error:  # the bindings raise TypeError with no more than "returned nullptr"
+        raise MissingDependencyError(
+            f"The {what} of {trt.__name__} {trt.__version__} does not start here: check with `psamf-edge doctor` that"
+            f" there is a GPU, and that its driver is not older than this TensorRT's CUDA. {log.text()}"
         ) from error
 
 

@@ -29,7 +29,7 @@ class KernelStep:
 
     Raises:
         IntegrityError: the weights are not what the kernel takes.
-        MissingDependencyError: the code has to be compiled here, and NVRTC is not installed.
+        MissingDependencyError: the code has to be compiled here, and NVRTC is not installed, or newer than the driver.
         DriverError: the driver takes neither code.
     """
 
@@ -93,7 +93,9 @@ def _load(driver: Driver, bundle: Bundle, kernel: PlanKernel, launcher: ModuleTy
             return driver.kernel(bundle.read(kernel.code), entry)
         except DriverError:
             pass  # of another CUDA version: the text of the kernel is here, so compile it for this one
-    from psamf_edge.kernels.compiler import nvrtc
+    from psamf_edge.kernels.compiler import loading, nvrtc
 
     major, minor = driver.capability
-    return driver.kernel(nvrtc(launcher.SOURCE.read_text(), f"sm_{major}{minor}"), entry)
+    code = nvrtc(launcher.SOURCE.read_text(), f"sm_{major}{minor}")
+    with loading(driver):
+        return driver.kernel(code, entry)

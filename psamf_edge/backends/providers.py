@@ -70,9 +70,12 @@ def open_on_gpu(bundle: Bundle, segment: PlanSegment, device: str, content: byte
 
 
 def _tensorrt_options(bundle: Bundle, segment: PlanSegment, content: bytes) -> dict[str, str]:
-    """How engines are built and where they are kept. Without a place for them they are built at every start."""
-    options = _profile(bundle, segment, content) | _kept(EngineCache().folder(_cache_key(bundle, segment)))
-    return options | ({"trt_fp16_enable": "1"} if bundle.precision == "fp16" else {})
+    """How engines are built and where they are kept. Without a place for them they are built at every start.
+
+    No precision is switched on: each is in the file, and keeps to it in a strongly typed network, which ONNX Runtime
+    makes only where neither trt_fp16_enable nor trt_int8_enable is set.
+    """
+    return _profile(bundle, segment, content) | _kept(EngineCache().folder(_cache_key(bundle, segment)))
 
 
 def _cache_key(bundle: Bundle, segment: PlanSegment) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from psamf_edge.backends.driver import DriverError, HostBuffer, Size3, no_gpu
+from psamf_edge.backends.driver import DriverError, HostBuffer, Size3, cuda_version, model_name, no_gpu
 
 DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
@@ -41,6 +41,8 @@ class PyCudaDriver:
             integrated = device.get_attribute(attribute.INTEGRATED)
             mappable = device.get_attribute(attribute.CAN_MAP_HOST_MEMORY)
             self.capability = tuple(device.compute_capability())
+            self.model = model_name(device.name(), device.get_attribute(attribute.MULTIPROCESSOR_COUNT))
+            self.cuda = cuda_version(cuda.get_driver_version())
         except Exception as error:
             raise no_gpu(error) from error
         self.shares_memory = bool(integrated and mappable)
@@ -64,9 +66,12 @@ class PyCudaDriver:
         return self._hold(int(memory), memory)
 
     def upload(self, values: np.ndarray) -> int:
-        address = self.allocate(values.nbytes)
-        with self._errors():
-            self._cuda.memcpy_htod(address, np.ascontiguousarray(values))
+        address = self.allocate(max(1, values.nbytes))  # CUDA allocates no 0 bytes
+        if values.nbytes:
+            with self._errors():
+                self._cuda.memcpy_htod(address, np.ascontiguousarray(values))
+                # it returns once the bytes are staged; pycuda has no handle of the default stream, which has the copy
+                self._cuda.Context.synchronize()
         return address
 
     def host_buffer(self, size: int, mapped: bool) -> HostBuffer:

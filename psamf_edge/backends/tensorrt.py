@@ -15,7 +15,7 @@ import numpy as np
 from psamf_edge.backends.driver import Driver, open_driver
 from psamf_edge.backends.engine_builder import BuildOptions
 from psamf_edge.backends.engine_source import EngineSource
-from psamf_edge.backends.engines import FLAVOURS, PACKAGES, Engine, check_capability, load_tensorrt, logger_of
+from psamf_edge.backends.engines import FLAVOURS, PACKAGES, Engine, check_capability, load_tensorrt, logger_of, starting
 from psamf_edge.backends.executor import Executor
 from psamf_edge.backends.kernel_step import KernelStep
 from psamf_edge.backends.schedule import PlanStep
@@ -37,10 +37,11 @@ class TensorRTBackend:
             time (psamf_edge.engine_cache).
 
     Raises:
-        MissingDependencyError: TensorRT, a binding of the driver, the driver or a GPU is missing.
+        MissingDependencyError: TensorRT, a binding of the driver, the driver or a GPU is missing, or TensorRT does not
+            start here or does not serve this GPU.
         UsageError: the bundle is quantised for the CPU, or in fp8 and the GPU has none, or its plugin is none that this
             TensorRT takes.
-        IntegrityError: a file of the bundle is damaged, or an engine does not load.
+        IntegrityError: a file of the bundle is damaged.
         BuildError: TensorRT builds no engine of a segment.
     """
 
@@ -65,9 +66,8 @@ class TensorRTBackend:
                 )
             check_capability(bundle.precision, "{}.{}".format(*self._driver.capability))
             self._plugins.enter_context(_plugins(bundle, trt))
-            self._source = EngineSource(
-                bundle, trt, self._driver.capability, EngineCache(), BuildOptions.from_environment()
-            )
+            gpu = self._driver.capability, self._driver.model
+            self._source = EngineSource(bundle, trt, *gpu, EngineCache(), BuildOptions.from_environment())
             with self._driver.current():
                 self._executor = _load(bundle, trt, self._driver, self._source)
             self.note = self._source.note
@@ -152,7 +152,8 @@ def _load(bundle: Bundle, trt: ModuleType, driver: Driver, source: EngineSource)
     if not set(RESULTS) <= set(last.outputs):
         raise IntegrityError(f"The plan of {bundle.path} is broken: its last step gives {', '.join(last.outputs)}.")
     log = logger_of(trt)
-    runtime = trt.Runtime(log)
+    with starting(trt, "runtime"):
+        runtime = trt.Runtime(log)
 
     def open_engine(content: bytes, segment: PlanSegment, kernels: bytes | None) -> Engine:
         return Engine(trt, runtime, log, segment, content, kernels)
@@ -161,4 +162,5 @@ def _load(bundle: Bundle, trt: ModuleType, driver: Driver, source: EngineSource)
         KernelStep(driver, bundle, step) if isinstance(step, PlanKernel) else source.engine(step, open_engine)
         for step in bundle.plan
     ]
+    source.end_building()  # before the executor asks for memory
     return Executor(driver, steps, RESULTS)

@@ -14,6 +14,9 @@ from psamf_edge.doctor import machine
 
 INTERVAL_S = 0.02  # between two looks at a power sensor: an INA3221 averages over some milliseconds
 WHOLE_BOARD = "VDD_IN"  # the rail before all others on Orin Nano and NX; where it is, it is the sum
+WITHIN = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}  # a rail to the one before it: on AGX Orin the memory's hangs on 5 V
+CARRIER = "CVB_"  # how rails of a carrier board begin; they feed the module's, or what is beside the module
+Rails = dict[str, tuple[Path, Path]]  # label: files of millivolts and milliamperes
 
 
 class Meter(Protocol):
@@ -131,28 +134,49 @@ def _package(zone: Path) -> Meter:
 
 
 def ina3221() -> tuple[list[Meter], str | None]:
-    """All rails of a Jetson board together, or the one rail that feeds them."""
-    rails: dict[str, tuple[Path, Path]] = {}  # label: files of millivolts and milliamperes
-    for chip in sorted((machine.ROOT / "sys/class/hwmon").glob("hwmon*")):
-        if _text(chip / "name") == "ina3221":
-            for channel in (1, 2, 3):
-                files = chip / f"in{channel}_input", chip / f"curr{channel}_input"
-                if all(file.is_file() for file in files):
-                    rails[_text(chip / f"in{channel}_label") or f"{chip.name} {channel}"] = files
+    """All rails of a Jetson module together, or the one rail that feeds them."""
+    rails, problem = _readable_rails()
+    if not rails and problem is not None:
+        return [], f"The board's power sensors (INA3221) cannot be read: {problem}."
     if not rails:
         on_jetson = (machine.ROOT / "etc/nv_tegra_release").exists()
         return [], "The board's power sensors (INA3221) are not in /sys/class/hwmon." if on_jetson else None
-    if WHOLE_BOARD in rails:
-        rails = {WHOLE_BOARD: rails[WHOLE_BOARD]}
+    rails = _disjoint(rails)
 
     def watts() -> float:
-        return sum(int(mv.read_text()) * int(ma.read_text()) * 1e-6 for mv, ma in rails.values())
+        return sum(_watts(files) for files in rails.values())
 
-    try:
-        watts()
-    except (OSError, ValueError) as error:
-        return [], f"The board's power sensors (INA3221) cannot be read: {error}."
     return [PowerMeter(f"board, {' + '.join(rails)} (INA3221)", watts)], None
+
+
+def _readable_rails() -> tuple[Rails, Exception | None]:
+    """The channels that have a name and can be read now, and why the last of the others could not be."""
+    rails: Rails = {}
+    problem = None
+    for chip in sorted((machine.ROOT / "sys/class/hwmon").glob("hwmon*")):
+        for channel in (1, 2, 3) if _text(chip / "name") == "ina3221" else ():
+            files = chip / f"in{channel}_input", chip / f"curr{channel}_input"
+            label = _text(chip / f"in{channel}_label")
+            if label:  # a channel that leads nowhere has none; the driver shows its files all the same
+                try:
+                    _watts(files)
+                    rails[label] = files
+                except (OSError, ValueError) as error:  # ENODATA: it is disabled
+                    problem = error
+    return rails, problem
+
+
+def _disjoint(rails: Rails) -> Rails:
+    """Those that may be added, so that no watt is counted twice."""
+    if WHOLE_BOARD in rails:
+        return {WHOLE_BOARD: rails[WHOLE_BOARD]}
+    module = {label: files for label, files in rails.items() if not label.startswith(CARRIER)} or rails
+    return {label: files for label, files in module.items() if WITHIN.get(label) not in module}
+
+
+def _watts(files: tuple[Path, Path]) -> float:
+    millivolts, milliamperes = (int(file.read_text()) for file in files)
+    return millivolts * milliamperes * 1e-6
 
 
 def _text(path: Path) -> str:

@@ -80,11 +80,20 @@ class Nvml:
         self._library.nvmlShutdown()
 
     def _find(self, uuid: str | None) -> ctypes.c_void_p:
-        device = ctypes.c_void_p()
-        if uuid is not None:
-            self._call("nvmlDeviceGetHandleByUUID", uuid.encode(), ctypes.byref(device))
-        else:
-            self._call("nvmlDeviceGetHandleByIndex_v2", 0, ctypes.byref(device))
+        device, count = ctypes.c_void_p(), ctypes.c_uint()
+        problem = None
+        # where a Jetson board has NVML, it knows its GPU without the prefix
+        for name in () if uuid is None else (uuid, uuid.removeprefix("GPU-")):
+            try:
+                self._call("nvmlDeviceGetHandleByUUID", name.encode(), ctypes.byref(device))
+                return device
+            except NvmlError as error:
+                problem = problem or error
+        if problem is not None:
+            self._call("nvmlDeviceGetCount_v2", ctypes.byref(count))
+            if count.value != 1:  # which of several it is nobody can tell
+                raise problem
+        self._call("nvmlDeviceGetHandleByIndex_v2", 0, ctypes.byref(device))
         return device
 
     def _number(self, name: str, *arguments: int, kind: type = ctypes.c_uint) -> int:

@@ -35,7 +35,7 @@ C_FUNCTIONS = (
 )  # fmt: skip
 # what the backend, the builder and the plugins use; the whole of a version would be ten times as much
 CLASSES = (
-    "Builder", "BuilderFlag", "DataType", "DimsExprs", "DynamicShapesKernelSpecializationStrategy",
+    "Builder", "BuilderFlag", "ComputeCapability", "DataType", "DimsExprs", "DynamicShapesKernelSpecializationStrategy",
     "ExecutionContextAllocationStrategy", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IExprBuilder",
     "IHostMemory", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IPluginCapability", "IPluginCreatorV3One",
     "IPluginV3", "IPluginV3OneBuild", "IPluginV3OneCore", "IPluginV3OneRuntime", "IPluginRegistry", "IRuntimeCache",
