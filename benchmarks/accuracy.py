@@ -2,8 +2,8 @@
 
 Each sentence, recording and picture goes through the public `Analyzer`, as `psamf-edge evaluate` would take it. Words
 alone are MOSI's and MOSEI's validation splits; voice alone the recordings of speakers not trained on; face alone
-FER2013's validation pictures, written as PNG files and found by the face path. Composed samples are in the weights'
-training.json.
+FER2013's validation pictures, enlarged and put into larger PNG files, in which the face has to be found. Composed
+samples are in the weights' training.json.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from psamf_edge.metrics import evaluate_scores
 def evaluate(analyzer: Analyzer, samples: ValidationSet) -> dict[str, float]:
     """The field's metrics for words; for voices and faces the balanced accuracy of the valence sign.
 
-    That is happy against angry, sad, fear and disgust, with one modality alone.
+    That is happy against angry, sad, fear and disgust, with one modality alone. A file in which nothing is found counts
+    as wrong.
     """
     results = list(samples.results(analyzer))
-    usable = np.array([result is not None for result in results])
-    scores = np.array([result.score for result in results if result is not None])
     if samples.modality == "text":
-        return evaluate_scores(scores, samples.labels)
-    accuracy = sign_accuracy(scores, samples.emotions[usable])
-    return {"n": len(scores), "unusable": int((~usable).sum()), "sign_accuracy": round(accuracy, 4)}
+        return evaluate_scores(np.array([result.score for result in results]), samples.labels)
+    scores = np.array([-label if r is None else r.score for r, label in zip(results, samples.labels, strict=True)])
+    accuracy = sign_accuracy(scores, samples.emotions)
+    found = 1.0 - results.count(None) / len(results)
+    return {"n": len(scores), "found": round(found, 4), "sign_accuracy": round(accuracy, 4)}
 
 
 def measure(bundle: Path | None, sets: list[ValidationSet]) -> dict[str, dict]:

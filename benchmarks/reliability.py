@@ -4,7 +4,7 @@ Each sentence, recording and picture goes through the public `Analyzer`; of thos
 confidence is set against how often the sign of the score is right. Among voices and faces both signs weigh the same, as
 in benchmarks.accuracy. The calibration was fitted on these very sets, so this shows what the bundle does with it after
 quantisation; what it is worth on samples it was not fitted on, by cross-validation, stands in the weights'
-training.json. Writes results/reliability.json and .svg.
+training.json. Sentences of a sitcom (MELD) had no part in it. Writes results/reliability.json and .svg.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import RESULTS, machine, save
-from benchmarks.validation_sets import ValidationSet, validation_sets
+from benchmarks.validation_sets import ValidationSet, sitcom, validation_sets
 from psamf_edge.analyzer import Analyzer
 from psamf_edge.compile.calibration.metrics import balanced_weights, reliability, summarise
 
@@ -31,6 +31,7 @@ TITLES = {
     "audio ravdess": "voice, RAVDESS",
     "audio emodb": "voice, EMO-DB",
     "face fer2013": "face, FER2013",
+    "text meld": "words, MELD",
 }
 BLUE, GREY = "#2b6cb0", "#8a8f98"
 
@@ -127,7 +128,8 @@ def main() -> None:
     arguments = parser.parse_args()
     table: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder, Analyzer(arguments.bundle, device="cpu") as analyzer:
-        for samples in validation_sets(arguments.data, Path(folder), arguments.pictures):
+        sets = validation_sets(arguments.data, Path(folder), arguments.pictures)
+        for samples in (*sets, sitcom(arguments.data)):
             table[samples.name] = evaluate(analyzer, samples)
             print(f"{samples.name}: {table[samples.name]}", file=sys.stderr)
         model = {"name": analyzer.model.name, "precision": analyzer.model.precision}

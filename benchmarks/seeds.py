@@ -21,7 +21,7 @@ from benchmarks.validation_sets import ValidationSet, validation_sets
 from psamf_edge.compile.command import PRECISIONS, compile_bundle
 from psamf_edge.errors import PsamfError
 
-KEPT = (*METRICS, "sign_accuracy")
+KEPT = (*METRICS, "sign_accuracy", "found")
 
 
 def figures(table: dict[str, dict]) -> dict[str, dict]:

@@ -17,6 +17,8 @@ from psamf_edge.compile.expression.data import SYNONYMS
 from psamf_edge.errors import InputError
 from psamf_edge.result import Result
 
+FRAME, FACE_SIDE, GREY = (480, 640), 288, 128  # pixels; six times FER2013's size
+
 
 @dataclass(frozen=True)
 class ValidationSet:
@@ -64,6 +66,14 @@ def _sentences(data: Path, name: str) -> ValidationSet:
     return ValidationSet(f"text {name}", "text", [row["text"] for row in rows], labels, np.full(len(rows), ""))
 
 
+def sitcom(data: Path) -> ValidationSet:
+    """Sentences of another kind than those trained on: MELD's validation split, labelled -1, 0 or 1 with the scene."""
+    with (data / "meld" / "valid.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    labels = np.array([{"negative": -1.0, "neutral": 0.0, "positive": 1.0}[row["Sentiment"]] for row in rows])
+    return ValidationSet("text meld", "text", [row["Utterance"] for row in rows], labels, np.full(len(rows), ""))
+
+
 def _voices(data: Path, corpus: str) -> ValidationSet:
     files = [path for path in sorted((data / "speech" / corpus).glob("*.opus")) if describe(path)[2] in VALIDATION]
     return _acted(f"audio {corpus}", "audio", files, [describe(path)[1] for path in files])
@@ -74,12 +84,27 @@ def _faces(data: Path, folder: Path, pictures: int) -> ValidationSet:
     names = [str(faces["classes"][label]) for label in faces["labels"][:pictures]]
     files = [folder / f"{i:05d}.png" for i in range(len(names))]
     for path, image in zip(files, faces["images"], strict=False):
-        write_png(path, image)
+        write_png(path, framed(image))
     return _acted("face fer2013", "face", files, [SYNONYMS.get(name, name) for name in names])
 
 
 def _acted(name: str, modality: str, files: list[Path], emotions: list[str]) -> ValidationSet:
     return ValidationSet(name, modality, files, np.array([VALENCE[e] for e in emotions]), np.array(emotions))
+
+
+def framed(picture: np.ndarray) -> np.ndarray:
+    """A picture that is all face, (48, 48) uint8, as a camera has it: enlarged, in the middle of FRAME, (480, 640).
+
+    Its hard edges make it more difficult to find than a head in a room: at four times its size, instead of six, twice
+    as many are missed.
+    """
+    enlarged = av.VideoFrame.from_ndarray(picture, format="gray").reformat(
+        FACE_SIDE, FACE_SIDE, interpolation="BICUBIC"
+    )
+    frame = np.full(FRAME, GREY, np.uint8)
+    top, left = (FRAME[0] - FACE_SIDE) // 2, (FRAME[1] - FACE_SIDE) // 2
+    frame[top : top + FACE_SIDE, left : left + FACE_SIDE] = enlarged.to_ndarray(format="gray")
+    return frame
 
 
 def write_png(path: Path, gray: np.ndarray) -> None:

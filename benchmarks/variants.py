@@ -60,11 +60,12 @@ class Variant:
 
 def teachers() -> list[Variant]:
     """PSA-MF's ablations, below the encoder fine-tuned by itself."""
-    # without its parts PSA-MF is the encoder, a layer to d and a linear head, which is how one is fine-tuned plainly
+    # without its parts and without company PSA-MF is the encoder, a layer to d, and a head over that and over what two
+    # feed-forward layers make of it (the cross-modal blocks, whose context is none)
     bare = {name: value for change in WITHOUT.values() for name, value in change.items()}
     words = {**bare, "text_share": 1.0, "full_share": 0.0}
     rows = [
-        Variant("teacher", "text-only", "text only, the encoder fine-tuned by itself", "teacher", words, ("text",)),
+        Variant("teacher", "text-only", "text only, the encoder under the head alone", "teacher", words, ("text",)),
         Variant("teacher", "drawn", "PSA-MF as drawn", "teacher"),
         Variant("teacher", "released", "PSA-MF as released", "teacher", {"preset": "released"}),
     ]

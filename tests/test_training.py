@@ -18,7 +18,13 @@ from psamf_edge.compile.data.valence import NEGATIVE, VALENCE, side_of
 from psamf_edge.compile.data.voice_augment import SHORTEST_SHARE, VoiceAugmenter
 from psamf_edge.compile.training.batching import LengthBatches
 from psamf_edge.compile.training.epochs import Run
-from psamf_edge.compile.training.fusion_stage import AUDIO, draw_subsets, set_feature_scales, train_fusion
+from psamf_edge.compile.training.fusion_stage import (
+    AUDIO,
+    draw_subsets,
+    set_feature_scales,
+    train_fusion,
+    wrong_signs,
+)
 from psamf_edge.compile.training.log import Log
 from psamf_edge.compile.training.loop import AveragedWeights, linear_schedule, score_loss
 from psamf_edge.compile.training.settings import TrainSettings
@@ -158,6 +164,25 @@ def test_scale_loss_leaves_the_score_alone():
     score_loss(score, scale, torch.tensor([[0.0]]), scale_weight=0.5).backward()
     assert score.grad.item() == pytest.approx(1.0)  # of |y^ - y| alone
     assert scale.grad.item() == pytest.approx(0.5 * (1.0 - np.exp(-0.3)))
+
+
+def test_scores_lean_to_the_likelier_side_where_the_median_is_neutral():
+    labels = torch.tensor([[0.0]] * 5 + [[-2.0]] * 3 + [[1.8]] * 2)  # the median is 0
+    score = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([score], lr=0.01)
+    for _ in range(200):
+        optimizer.zero_grad()
+        each = score.expand(len(labels))[:, None]
+        ((each - labels).abs().mean() + wrong_signs(each, labels)).backward()
+        optimizer.step()
+    assert -0.2 < score.item() < -0.01
+
+
+def test_neutral_labels_have_no_wrong_sign():
+    score = torch.tensor([[2.0, -2.0], [-3.0, 0.0]])
+    assert wrong_signs(score, torch.zeros(2, 2)) == 0.0
+    labels = torch.tensor([[1.0, 1.0], [0.0, -0.5]])
+    assert wrong_signs(score, labels) == pytest.approx((0.0 + 1.0 + 0.5) / 3, abs=1e-6)
 
 
 def test_sign_accuracy_is_balanced():

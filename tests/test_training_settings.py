@@ -45,7 +45,7 @@ def test_the_later_beats_the_earlier(file):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("epocs = 3", r"no setting 'epocs'; the settings are seed, batch, .*fusion_lr\."),
+        ("epocs = 3", r"no setting 'epocs'; the settings are seed, batch, .*sign_weight\."),
         ("batch = 0", r"batch is a whole number from 1, not 0\."),
         ("batch = 2.5", r"batch is a whole number from 1, not 2\.5\."),
         ("batch = true", r"batch is a whole number from 1, not True\."),

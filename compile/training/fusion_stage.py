@@ -81,6 +81,7 @@ def set_scale(encoder: StandardisingEncoder, found: Statistics) -> None:
         encoder.feature_scale[torch.from_numpy(found.unused)] = 0.0
 
 
+SIGN_SCALE = 0.05  # of a score; eight-bit weights move those of faces by a tenth of it
 SUBSET_NAMES = ("text", "audio", "face", "all", "mixed")
 
 
@@ -125,10 +126,22 @@ def train_fusion(
             heard = hear(*to_tensors((batch.audio, batch.audio_mask), compute.device))
             gap = (output.score[:, SUBSET_NAMES.index("audio")].float() - heard).abs().mean()
             loss, terms = loss + settings.voice_weight * gap, {**terms, "voice": gap.detach()}
+        wrong = wrong_signs(output.score.float(), labels)
+        loss, terms = loss + settings.sign_weight * wrong, {**terms, "wrong": wrong.detach()}
         errors = (output.score.detach().float() - labels).abs().mean(dim=0)  # (S,)
         return loss, {**dict(zip(SUBSET_NAMES, errors, strict=True)), **terms}
 
     run_epochs(trainer, batches, loss_of, run, "fusion", {"composition": rng}, validation)
+
+
+def wrong_signs(score: Tensor, labels: Tensor) -> Tensor:
+    """The share of scores (B, S) whose sign is not that of their label (B, S), smoothed; labels of 0 do not count.
+
+    L1 gives the median, which for a face that may as well be neutral is 0 to a thousandth: its sign would be left to
+    the rounding of the weights. This says which side is the likelier, and beyond some SIGN_SCALE of 0 it says nothing.
+    """
+    signed = labels != 0
+    return torch.sigmoid(-labels.sign() * score / SIGN_SCALE)[signed].mean() if signed.any() else score.sum() * 0.0
 
 
 def share(batch: Batch, compute: Compute) -> Batch:

@@ -112,3 +112,4 @@ class TrainSettings(CorpusSettings):
     fusion_epochs: int = within(5, 1)
     voice_weight: float = within(2.0, 0.0)  # of the distance of a voice's score from stage 2's valence; labels have 1
     fusion_lr: float = within(7e-4, 0.0)
+    sign_weight: float = within(0.1, 0.0)  # of the share of scores with the wrong sign, see `wrong_signs`
