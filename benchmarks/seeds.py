@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.accuracy import measure
@@ -37,13 +39,15 @@ def measure_run(run: Path, sets: list[ValidationSet]) -> dict[str, dict]:
     """Every set by precision, of one run compiled."""
     with tempfile.TemporaryDirectory() as folder:
         return {
-            precision: figures(measure(compile_bundle(run, Path(folder) / precision, "cpu", precision).path, sets))
+            precision: figures(
+                measure(compile_bundle(run, Path(folder) / f"{precision}.psamf", "cpu", precision).path, sets)
+            )
             for precision in PRECISIONS["cpu"]
         }
 
 
-def gather(runs: list[Path], sets: list[ValidationSet]) -> dict:
-    """Means and deviations over the runs, and what each of them gave.
+def gather(runs: list[Path], sets: list[ValidationSet], jobs: int = 1) -> dict:
+    """Means and deviations over the runs, and what each of them gave. `jobs` of them are measured at a time.
 
     Raises:
         UsageError: they differ in more than the seed, or one has no record of its training.
@@ -52,7 +56,11 @@ def gather(runs: list[Path], sets: list[ValidationSet]) -> dict:
     settings = [{name: value for name, value in one["settings"].items() if name != "seed"} for one in records]
     alike(runs, "settings", settings)
     alike(runs, "data", [one["data"] for one in records])
-    each = [measure_run(run, sets) for run in runs]
+    if jobs == 1:
+        each = [measure_run(run, sets) for run in runs]
+    else:
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:  # a fork would take ONNX Runtime's threads along
+            each = list(pool.map(measure_run, runs, [sets] * len(runs)))
     composed = [figures({k: v for k, v in one["metrics"].items() if k.startswith("composed ")}) for one in records]
     return {
         "machine": machine(),
@@ -71,11 +79,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="weights of one seed")
     parser.add_argument("--data", type=Path, required=True, help="folder with mosi/, mosei/, speech/ and faces/")
     parser.add_argument("--pictures", type=int, default=3589, help="how many FER2013 validation pictures to take")
+    parser.add_argument("--jobs", type=int, default=2, help="runs that are measured at a time (2)")
     parser.add_argument("--output", type=Path, help="where to write (results/seeds.json)")
     given = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            record = gather(given.runs, validation_sets(given.data, Path(folder), given.pictures))
+            record = gather(given.runs, validation_sets(given.data, Path(folder), given.pictures), given.jobs)
     except PsamfError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
