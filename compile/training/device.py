@@ -1,11 +1,11 @@
 """Where a training runs: one CPU, one GPU, or several processes that each take a share of every batch.
 
 Several processes come from `accelerate launch -m psamf_edge train ...`. Every process draws the same batches from the
-same generators and trains on its own rows of them; the gradients are averaged, so that N processes do what one does,
-up to rounding and to their own dropout. That is so for losses that are means over the batch; the teacher's, which
-compare samples and leave some out, are taken over the rows of all (`Compute.all_rows`). It is not so for one: where
-clips lack voice or face, the attention term of a distillation is the mean over the processes of their means over those
-clips that have it.
+same generators and trains on its own rows of them; the gradients are averaged, so that N processes do what one does, up
+to rounding and to their own dropout. That is so for losses that are means over the batch; the teacher's, which compare
+samples and leave some out, and the student's share of wrong signs, which leaves neutral ones out, are taken over the
+rows of all (`Compute.all_rows`). It is not so for one: where clips lack voice or face, the attention term of a
+distillation is the mean over the processes of their means over those clips that have it.
 
 Only the main process writes. Outside such a launch accelerate is not imported.
 """

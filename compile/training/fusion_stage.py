@@ -126,7 +126,7 @@ def train_fusion(
             heard = hear(*to_tensors((batch.audio, batch.audio_mask), compute.device))
             gap = (output.score[:, SUBSET_NAMES.index("audio")].float() - heard).abs().mean()
             loss, terms = loss + settings.voice_weight * gap, {**terms, "voice": gap.detach()}
-        wrong = wrong_signs(output.score.float(), labels)
+        wrong = wrong_signs(compute.all_rows(output.score.float()), compute.all_rows(labels))
         loss, terms = loss + settings.sign_weight * wrong, {**terms, "wrong": wrong.detach()}
         errors = (output.score.detach().float() - labels).abs().mean(dim=0)  # (S,)
         return loss, {**dict(zip(SUBSET_NAMES, errors, strict=True)), **terms}
