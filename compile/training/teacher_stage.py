@@ -22,7 +22,7 @@ from psamf_edge.compile.training.epochs import Loss, Run, Validation, run_epochs
 from psamf_edge.compile.training.fusion_stage import ALL, TEXT, share
 from psamf_edge.compile.training.loop import Trainer
 from psamf_edge.compile.training.settings import CorpusSettings, one_of, within
-from psamf_edge.compile.training.validation import SUBSETS, by_subset
+from psamf_edge.compile.training.validation import SUBSETS, by_subset, judged_batches
 from psamf_edge.errors import UsageError
 from psamf_edge.result import SCORE_LIMIT
 
@@ -190,16 +190,12 @@ def validate_teacher(
 ) -> dict[str, dict]:
     """The field's metrics for subsets of modalities, on the samples that the student is judged by; see `by_subset`.
 
-    The samples are of the validation split, personality (N, Hp) of their sentences. What is composed is drawn in the
-    order of the rows, so that order is the same for teacher and student.
+    The samples are of the validation split, personality (N, Hp) of their sentences.
     """
     was_training = teacher.training
     teacher.eval()
-    rows_of_present = np.array(list(subsets.values()), np.float32)  # (S, 3)
     scores, labels, there = [], [], []
-    for start in range(0, len(samples.text), batch):
-        rows = np.arange(start, min(start + batch, len(samples.text)))
-        drawn = samples.batch(rows, np.tile(rows_of_present, (len(rows), 1, 1)))
+    for rows, drawn in judged_batches(samples, subsets, batch):
         inputs = teacher_inputs(drawn, personality[rows], device_of(teacher))
         of_all = [
             teacher(*inputs[:-1], present).score.clamp(-SCORE_LIMIT, SCORE_LIMIT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -84,16 +84,24 @@ def validate_samples(student: Student, samples: Samples, batch: int) -> dict[str
     student.eval()
     hidden = hidden_states(student, samples.text)
     scores, labels, present = [], [], []
-    subsets = np.array(list(SUBSETS.values()), np.float32)  # (7, 3)
-    for start in range(0, len(samples.text), batch):
-        rows = np.arange(start, min(start + batch, len(samples.text)))
-        drawn = samples.batch(rows, np.tile(subsets, (len(rows), 1, 1)))
+    for rows, drawn in judged_batches(samples, SUBSETS, batch):
         states = pad([hidden[i].astype(np.float32) for i in rows], np.float32)
         output = score_batch(student, drawn, *to_tensors(states, device_of(student)))
         scores.append(output.score.clamp(-3.0, 3.0).cpu().numpy())
         labels.append(drawn.labels)
         present.append(drawn.present)
     return by_subset(*map(np.concatenate, (scores, labels, present)), SUBSETS)
+
+
+def judged_batches(samples: Samples, subsets: Mapping[str, tuple], batch: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Every sample once, with each subset: rows (B,) and their batch.
+
+    In the order of the rows, in which chance draws what is composed: whoever is judged gets the same samples.
+    """
+    each = np.array(list(subsets.values()), np.float32)  # (S, 3)
+    for start in range(0, len(samples.text), batch):
+        rows = np.arange(start, min(start + batch, len(samples.text)))
+        yield rows, samples.batch(rows, np.tile(each, (len(rows), 1, 1)))
 
 
 def by_subset(
