@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from psamf_edge.backends.driver import DriverError
+from psamf_edge.backends.driver import DriverError, cuda_version
 from psamf_edge.errors import MissingDependencyError
 
 LEAST_FLUSH = 64 << 20  # bytes; twice the L2 where that is more
@@ -66,10 +66,10 @@ class GpuClock:
     def device(self) -> dict[str, str]:
         """What the times are of: the device and its driver."""
         name = self._call("cuDeviceGetName", 100, self._device)
-        cuda = int(self._call("cuDriverGetVersion"))
+        cuda = cuda_version(int(self._call("cuDriverGetVersion")))
         return {
             "device": name.partition(b"\0")[0].decode(),  # what the bindings give goes on after the zero
-            "cuda_driver": f"{cuda // 1000}.{cuda % 1000 // 10}",
+            "cuda_driver": "{}.{}".format(*cuda),
             "cuda_bindings": version("cuda-bindings"),
         }
 
