@@ -11,8 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,25 +92,45 @@ def nvrtc_version() -> tuple[int, int]:
     return tuple(library.nvrtcVersion()[1:])
 
 
-@contextmanager
-def loading(driver: Driver) -> Iterator[None]:
-    """Around loading what `nvrtc` has just made for this device.
+class DeviceKernels:
+    """Kernels compiled for a driver's own device: each text once, each entry loaded when it is first asked for.
 
-    Raises:
-        MissingDependencyError: the driver refuses it, being of an older major version of CUDA than NVRTC; the message
-            has the packages that suit it.
+    Whoever calls has made the driver's context current.
     """
-    try:
-        yield
-    except DriverError as error:
-        (made, _), (runs, _) = nvrtc_version(), driver.cuda
-        if made <= runs:
-            raise
-        package = "nvidia-cuda-nvrtc-cu12" if runs == 12 else f"'nvidia-cuda-nvrtc=={runs}.*'"  # 13 dropped the ending
-        raise MissingDependencyError(
-            f"The driver is of CUDA {runs} and does not load the kernel that NVRTC {made} has made ({error}):"
-            f" `pip install 'cuda-bindings<{runs + 1}' {package}`, or update the driver."
-        ) from error
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._codes: dict[Path, bytes] = {}
+        self._loaded: dict[tuple[Path, str], int] = {}
+
+    def get(self, source: Path, entry: str) -> int:
+        """The handle of one entry of a .cu file.
+
+        Raises:
+            MissingDependencyError: as `nvrtc`; or the driver refuses the code, being of an older major version of CUDA
+                than NVRTC: the message has the packages that suit it.
+            PsamfError: as `nvrtc`.
+            DriverError: the driver refuses the code for another reason.
+        """
+        if (source, entry) not in self._loaded:
+            if source not in self._codes:
+                major, minor = self._driver.capability
+                self._codes[source] = nvrtc(source.read_text(encoding="utf-8"), f"sm_{major}{minor}")
+            self._loaded[source, entry] = self._load(self._codes[source], entry)
+        return self._loaded[source, entry]
+
+    def _load(self, code: bytes, entry: str) -> int:
+        try:
+            return self._driver.kernel(code, entry)
+        except DriverError as error:
+            (made, _), (runs, _) = nvrtc_version(), self._driver.cuda
+            if made <= runs:
+                raise
+            package = "nvidia-cuda-nvrtc-cu12" if runs == 12 else f"'nvidia-cuda-nvrtc=={runs}.*'"  # 13 has no ending
+            raise MissingDependencyError(
+                f"The driver is of CUDA {runs} and does not load the kernel that NVRTC {made} has made ({error}):"
+                f" `pip install 'cuda-bindings<{runs + 1}' {package}`, or update the driver."
+            ) from error
 
 
 def nvcc(source: str, arch: str) -> bytes:

@@ -40,6 +40,15 @@ def trt(gpu, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
+def bare(tmp_path: Path):
+    """A small bundle for TensorRT-RTX that has no engines."""
+    pytest.importorskip("onnx")
+    from small_bundle import small_bundle
+
+    return small_bundle(tmp_path / "bare.psamf")
+
+
+@pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """The root of the system's files as doctor and bench see them, which a test fills: root(name, text)."""
     from psamf_edge.doctor import machine

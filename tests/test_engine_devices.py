@@ -29,12 +29,6 @@ from psamf_edge.engine_cache import EngineCache, key_of
 from psamf_edge.errors import MissingDependencyError
 
 
-@pytest.fixture
-def bare(tmp_path: Path) -> Bundle:
-    """For TensorRT-RTX, and without engines."""
-    return small_bundle(tmp_path / "bare.psamf")
-
-
 def made_for(cache: Path) -> list[dict]:
     """Of each engine in the cache."""
     index = json.loads((cache / "engines" / "index.json").read_text())

@@ -5,12 +5,7 @@ Builds by the real TensorRT-RTX are in test_engine_rtx.py.
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import shutil
-import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +16,8 @@ from fake_tensorrt import VERSION, FakeTensorRT
 
 pytest.importorskip("onnx")
 
-from small_bundle import SHAPES, expected, small_bundle, text_model, words
+from engine_runs import BOTH, built, entries, runs
+from small_bundle import SHAPES, small_bundle, text_model
 
 from psamf_edge.backends import open_backend
 from psamf_edge.backends.engine_builder import LOW_MEMORY_WORKSPACE, WORKSPACE, BuildError, BuildOptions, EngineBuilder
@@ -30,31 +26,6 @@ from psamf_edge.bundle import Bundle, EngineOrigin, open_bundle
 from psamf_edge.errors import IntegrityError, MissingDependencyError, PsamfError, UsageError
 
 ORIGIN = EngineOrigin("tensorrt_rtx", VERSION, "the stand-in")
-BOTH = ["ids", "pooled"]  # the first inputs of the two segments
-
-
-@pytest.fixture
-def bare(tmp_path: Path) -> Bundle:
-    """For TensorRT-RTX, and without engines."""
-    return small_bundle(tmp_path / "bare.psamf")
-
-
-def runs(bundle: Bundle, device: str = "cuda") -> str | None:
-    """Score with it, and return what it had to say."""
-    with open_backend(bundle, device) as backend:
-        assert backend.name == "tensorrt"
-        assert backend.run(words(3, 9, 31)).score == pytest.approx(expected(3, 9, 31), abs=1e-6)
-        return backend.note
-
-
-def built(trt: FakeTensorRT) -> list[str]:
-    """What was built since the last call."""
-    made, trt.builder.built = trt.builder.built, []
-    return made
-
-
-def entries(cache: Path, ending: str) -> list[Path]:
-    return sorted((cache / "engines").glob(f"*.{ending}"))
 
 
 @pytest.mark.parametrize("device", ["cuda", "auto"])
@@ -120,51 +91,6 @@ def test_a_damaged_bundle_is_never_built_over(tmp_path, gpu, trt) -> None:
     assert gpu.is_clean
 
 
-@pytest.mark.parametrize("kind", ["broken", "truncated", "foreign", "writable"])
-def test_what_the_cache_should_not_give(bare: Bundle, gpu, trt, engine_cache: Path, kind: str) -> None:
-    runs(bare)
-    built(trt)
-    path = entries(engine_cache, "engine")[0]
-    content = path.read_bytes()
-    if kind == "writable":
-        path.chmod(0o666)
-    elif kind == "foreign":
-        (engine_cache / "engines" / "index.json").unlink()
-    else:
-        path.write_bytes(content[:50] if kind == "truncated" else content[:-1] + b"?")
-    note = runs(bare)
-    assert len(built(trt)) == (2 if kind == "foreign" else 1)
-    assert "since what the cache had does not serve: " in note
-    assert {"foreign": "not one that this cache has written", "writable": "can be written by others"}.get(
-        kind, "is damaged"
-    ) in note
-    assert note.count(". ") == 0  # one sentence
-    assert runs(bare) is None
-    assert built(trt) == []
-
-
-def test_an_engine_of_the_cache_that_tensorrt_refuses(bare: Bundle, gpu, trt, monkeypatch) -> None:
-    """As after an update of the driver, which no key knows of."""
-    runs(bare)
-    built(trt)
-    trt.refuse_next = 2  # without the lock and with it
-    assert "since what the cache had does not serve: TensorRT cannot load the engine of the segment text" in runs(bare)
-    assert built(trt) == ["ids"]
-    assert runs(bare) is None
-
-
-def test_a_stale_engine_stays_for_who_has_the_old_version(bare: Bundle, gpu, trt, monkeypatch) -> None:
-    runs(bare)
-    built(trt)
-    trt.install(monkeypatch, version="1.8.0")
-    assert runs(bare).endswith("since those in the cache have the version 1.7.1, and 1.8.0 is due.")
-    assert built(trt) == BOTH
-    for version in (VERSION, "1.8.0"):
-        trt.install(monkeypatch, version=version)
-        assert runs(bare) is None
-    assert built(trt) == []
-
-
 def test_other_gpu_precision_and_bundle_have_engines_of_their_own(bare: Bundle, gpu, trt, tmp_path) -> None:
     runs(bare)
     for bundle in (small_bundle(tmp_path / "half.psamf", precision="fp16"), replace(bare, manifest_sha256="0" * 64)):
@@ -214,21 +140,6 @@ def test_export_and_runtime_have_one_idea_of_sizes() -> None:
     assert ranges_of(replace(SHAPES, max_tokens=40))["tokens"] == (1, 40, 40)
 
 
-def test_full_tensorrt_keeps_its_timings(tmp_path, gpu, monkeypatch, engine_cache: Path) -> None:
-    trt = FakeTensorRT(gpu)
-    trt.install(monkeypatch, "tensorrt")
-    assert "2 engines" in runs(small_bundle(tmp_path / "a.psamf", "tensorrt"))
-    after_text = b"ids took 3 us\n"
-    assert trt.builder.timings == [b"", after_text]
-    runs(small_bundle(tmp_path / "b.psamf", "tensorrt", "fp16"))  # the same layers have been timed
-    assert trt.builder.timings[2] == after_text + b"pooled took 3 us\n"
-    (path,) = entries(engine_cache, "timings")
-    path.write_bytes(b"junk")  # which is refused, and costs time alone
-    replaced = replace(small_bundle(tmp_path / "c.psamf", "tensorrt"), manifest_sha256="0" * 64)
-    assert "the bundle carries none" in runs(replaced)
-    assert trt.builder.timings[4] == b""
-
-
 def test_timings_that_tensorrt_refuses_are_begun_anew(gpu, monkeypatch, bare) -> None:
     stand_in = FakeTensorRT(gpu)
     stand_in.install(monkeypatch, "tensorrt")
@@ -236,37 +147,6 @@ def test_timings_that_tensorrt_refuses_are_begun_anew(gpu, monkeypatch, bare) ->
     builder.timings = b"junk of another version"
     builder.build(bare.read("text.onnx"), "text", ranges_of(SHAPES))
     assert (stand_in.builder.timings, builder.timings) == ([b""], b"ids took 3 us\n")
-
-
-def test_rtx_keeps_the_kernels_that_it_has_compiled(bare: Bundle, gpu, trt, engine_cache: Path) -> None:
-    runs(bare)
-    assert [cache.compiled for cache in trt.runtime_caches] == [1, 1]
-    kept = entries(engine_cache, "kernels")
-    assert {path.read_bytes() for path in kept} == {b"kernels of ids", b"kernels of pooled"}
-    before = [path.stat().st_ino for path in kept]
-    runs(bare)
-    assert [cache.compiled for cache in trt.runtime_caches] == [1, 1, 0, 0]
-    assert [path.stat().st_ino for path in entries(engine_cache, "kernels")] == before  # and writes nothing twice
-    kept[0].write_bytes(b"junk")
-    assert runs(bare) is None  # which costs time alone
-    assert sorted(cache.compiled for cache in trt.runtime_caches[4:]) == [0, 1]
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_a_full_or_read_only_cache_is_said_once(bare: Bundle, gpu, trt, monkeypatch, code: int) -> None:
-    def fail(*args) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, "fsync", fail)
-    for _ in range(2):
-        note = runs(bare)
-        assert built(trt) == BOTH
-        assert note.startswith(
-            "TensorRT built 2 engines on this machine (text, fusion), since the bundle carries none. "
-        )
-        assert note.count(os.strerror(code)) == 1
-        assert "set PSAMF_EDGE_CACHE to a directory" in note
-    assert gpu.is_clean
 
 
 @pytest.mark.parametrize(
@@ -328,136 +208,6 @@ def test_the_other_flavour_serves_where_the_named_one_is_not(bare: Bundle, gpu, 
 
 def test_a_low_memory_option_is_named_in_the_manifest() -> None:
     assert (BuildOptions().name, BuildOptions(low_memory=True).name) == (None, "low memory")
-
-
-CHILD = """
-import sys, time
-from pathlib import Path
-import pytest
-from fake_cuda import install_cuda_bindings
-from fake_gpu import FakeGpu
-from fake_tensorrt import FakeTensorRT
-from small_bundle import expected, words
-from psamf_edge.backends import engine_builder, open_backend
-from psamf_edge.bundle import open_bundle
-
-bundle, log, go = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-real = engine_builder.EngineBuilder.build
-
-def build(self, model, name, *rest):
-    with open(log, "a") as file:
-        file.write(name + "\\n")
-    print("building", flush=True)
-    while not go.exists():
-        time.sleep(0.01)
-    return real(self, model, name, *rest)
-
-engine_builder.EngineBuilder.build = build
-with pytest.MonkeyPatch.context() as patch:
-    gpu = FakeGpu()
-    install_cuda_bindings(gpu, patch)
-    FakeTensorRT(gpu).install(patch)
-    print("starting", flush=True)
-    with open_backend(open_bundle(bundle), "cuda") as backend:
-        assert abs(backend.run(words(3, 9)).score - expected(3, 9)) < 1e-6
-        print(backend.note, flush=True)
-"""
-
-
-def test_two_processes_build_once(bare: Bundle, tmp_path: Path, engine_cache: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PSAMF_EDGE_CACHE": str(engine_cache)}
-    log, go = tmp_path / "log", tmp_path / "go"
-
-    def start() -> subprocess.Popen:
-        command = [sys.executable, "-c", CHILD, bare.path, log, go]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        assert child.stdout.readline() == "starting\n"
-        return child
-
-    first = start()
-    assert first.stdout.readline() == "building\n"
-    second = start()  # while the first one holds the lock
-    go.touch()
-    said = [child.communicate(timeout=120)[0].splitlines() for child in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert sorted(log.read_text().split()) == ["fusion", "text"]
-    assert sum("building" in line for lines in said for line in lines) == 1  # the one that was read above not counted
-    assert len(entries(engine_cache, "engine")) == 2
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
-def test_one_that_is_killed_while_it_builds_leaves_the_work_to_the_next(bare, tmp_path, engine_cache, gpu, trt) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PSAMF_EDGE_CACHE": str(engine_cache)}
-    log, go = tmp_path / "log", tmp_path / "go"
-    command = [sys.executable, "-c", CHILD, bare.path, log, go]
-    children = []
-    for said in ("building\n", ""):  # the second one waits for the lock that the first one holds
-        children.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
-        assert children[-1].stdout.readline() == "starting\n"
-        if said:
-            assert children[-1].stdout.readline() == said
-    children[0].kill()
-    children[0].communicate()
-    go.touch()
-    assert "2 engines on this machine (text, fusion)" in children[1].communicate(timeout=120)[0]
-    assert children[1].returncode == 0
-    assert log.read_text().split() == ["text", "text", "fusion"]
-    assert len(entries(engine_cache, "engine")) == 2
-    assert not list((engine_cache / "engines").glob(".part-*"))
-    assert runs(bare) is None
-
-
-def damage(path: Path, kind: str) -> None:
-    """A file of the cache as it should not be."""
-    content = path.read_bytes()
-    if kind == "writable":
-        path.chmod(0o666)
-    elif kind == "foreign":
-        (path.parent / "index.json").unlink()
-    elif kind == "a folder":
-        path.unlink()
-        path.mkdir()
-    else:
-        path.write_bytes(content[: len(content) // 2] if kind == "truncated" else content[:-1] + b"?")
-
-
-@pytest.mark.parametrize("kind", ["broken", "truncated", "foreign", "writable"])
-def test_kernels_of_the_cache_that_do_not_serve_cost_time_alone(bare, gpu, trt, engine_cache: Path, kind: str) -> None:
-    runs(bare)
-    path = entries(engine_cache, "kernels")[0]
-    damage(path, kind)
-    note = runs(bare)
-    if kind == "foreign":
-        assert "not one that this cache has written" in note  # which the engines are then, too
-    else:
-        assert note is None
-    assert sum(cache.compiled for cache in trt.runtime_caches[2:]) == (2 if kind == "foreign" else 1)
-    assert runs(bare) is None
-    assert sum(cache.compiled for cache in trt.runtime_caches[-2:]) == 0  # they were kept again
-
-
-@pytest.mark.parametrize("kind", ["broken", "truncated", "foreign", "writable"])
-def test_timings_of_the_cache_that_do_not_serve_cost_time_alone(tmp_path, gpu, monkeypatch, engine_cache, kind) -> None:
-    trt = FakeTensorRT(gpu)
-    trt.install(monkeypatch, "tensorrt")
-    runs(small_bundle(tmp_path / "a.psamf", "tensorrt"))
-    damage(entries(engine_cache, "timings")[0], kind)
-    runs(small_bundle(tmp_path / "b.psamf", "tensorrt", "fp16"))
-    assert trt.builder.timings[2] == b""
-    runs(replace(small_bundle(tmp_path / "c.psamf", "tensorrt"), manifest_sha256="0" * 64))
-    assert trt.builder.timings[4] == b"ids took 3 us\npooled took 3 us\n"
-
-
-def test_a_cache_that_others_may_write_is_not_used(bare: Bundle, gpu, trt, engine_cache: Path) -> None:
-    if not hasattr(os, "geteuid"):
-        pytest.skip("Windows has no modes")
-    runs(bare)
-    built(trt)
-    engine_cache.chmod(0o777)
-    note = runs(bare)
-    assert built(trt) == BOTH
-    assert "can be written by others" in note
-    shutil.rmtree(engine_cache)
 
 
 @pytest.mark.parametrize("call", ["cuCtxPushCurrent", "cuMemAlloc", "cuStreamCreate"])

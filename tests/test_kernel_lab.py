@@ -12,6 +12,7 @@ import pytest
 
 from psamf_edge.backends.driver import HostBuffer
 from psamf_edge.errors import MissingDependencyError, PsamfError
+from psamf_edge.kernels import compiler
 from psamf_edge.kernels.cross_modal_attention import lab, limits, rivals, validation, versions
 from psamf_edge.kernels.host.host import HostKernel
 
@@ -108,7 +109,7 @@ def stand_in(monkeypatch) -> HostDriver:
     driver = HostDriver()
     monkeypatch.setattr(lab, "open_driver", lambda: driver)
     monkeypatch.setattr(lab, "GpuClock", StillClock)
-    monkeypatch.setattr(lab, "nvrtc", lambda text, arch: str(by_text[text]).encode())
+    monkeypatch.setattr(compiler, "nvrtc", lambda text, arch: str(by_text[text]).encode())
     monkeypatch.setattr(lab, "SHAPES", (versions.Sizes(1, 1, 20, 3),))
     monkeypatch.setattr(lab, "IN_GRAPH", 2)
     by_text = {path.read_text(): path for path in {version.source for version in versions.VERSIONS}}

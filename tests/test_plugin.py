@@ -18,6 +18,7 @@ from test_executor_kernel import kernel_work
 
 from psamf_edge.backends.cuda_bindings_driver import CudaBindingsDriver
 from psamf_edge.errors import UsageError
+from psamf_edge.kernels import compiler
 from psamf_edge.kernels.cross_modal_attention import host
 from psamf_edge.kernels.cross_modal_attention.launcher import ENTRIES
 from psamf_edge.kernels.cross_modal_attention.packing import ROW, WIDTH
@@ -82,7 +83,7 @@ def test_enqueue_launches_the_kernel(monkeypatch: pytest.MonkeyPatch, dtype: np.
     gpu = FakeGpu()
     gpu.kernels = {entry: kernel_work(kind) for kind, entry in ENTRIES.items()}
     install_cuda_bindings(gpu, monkeypatch)
-    monkeypatch.setattr(python_plugin, "nvrtc", lambda source, arch: " ".join(ENTRIES.values()).encode())
+    monkeypatch.setattr(compiler, "nvrtc", lambda source, arch: " ".join(ENTRIES.values()).encode())
     B, S, Ta, Tv = 2, 3, 20, 7
     rng = np.random.default_rng(0)
     inputs = [

@@ -26,7 +26,7 @@ import numpy as np
 
 from psamf_edge.backends.driver import Driver, open_driver
 from psamf_edge.errors import MissingDependencyError, PsamfError
-from psamf_edge.kernels.compiler import loading, nvrtc
+from psamf_edge.kernels.compiler import DeviceKernels
 from psamf_edge.kernels.cross_modal_attention.limits import total_bytes
 from psamf_edge.kernels.cross_modal_attention.rivals import Rival, torch_rivals
 from psamf_edge.kernels.cross_modal_attention.timing import GpuClock
@@ -47,23 +47,12 @@ class Bench:
     def __init__(self, driver: Driver) -> None:
         self.driver, self.stream = driver, driver.stream()
         self.clock = GpuClock(self.stream)
-        self._kernels: dict[str, int] = {}
-        self._codes: dict[Path, bytes] = {}
+        self._kernels = DeviceKernels(driver)
         self._graphs: list[int] = []
-
-    def kernel(self, source: Path, entry: str) -> int:
-        """A kernel's handle, compiled for this device."""
-        if source not in self._codes:
-            major, minor = self.driver.capability
-            self._codes[source] = nvrtc(source.read_text(encoding="utf-8"), f"sm_{major}{minor}")
-        if entry not in self._kernels:
-            with loading(self.driver):
-                self._kernels[entry] = self.driver.kernel(self._codes[source], entry)
-        return self._kernels[entry]
 
     def launcher(self, source: Path, launch: Launch, sizes: Sizes, addresses: dict[str, int]) -> Callable[[], None]:
         """A function that puts one launch on the stream."""
-        kernel, block = self.kernel(source, launch.entry), (launch.threads, 1, 1)
+        kernel, block = self._kernels.get(source, launch.entry), (launch.threads, 1, 1)
         values = [
             np.uint64(addresses[name]) if name in addresses else np.int32(value)
             for name, value in zip(launch.arguments, arguments(launch, sizes, addresses), strict=True)

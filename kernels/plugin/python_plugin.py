@@ -14,7 +14,7 @@ import numpy as np
 
 from psamf_edge.backends.driver import Driver
 from psamf_edge.errors import UsageError
-from psamf_edge.kernels.compiler import loading, nvrtc
+from psamf_edge.kernels.compiler import DeviceKernels
 from psamf_edge.kernels.cross_modal_attention.launcher import SOURCE, entry, launch_shape
 from psamf_edge.kernels.plugin import NAME, NAMESPACE, VERSION
 
@@ -29,21 +29,16 @@ class Kernels:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._loaded: dict[str, int] = {}
+        self._kernels = DeviceKernels(driver)
 
     def launch(self, dtype: np.dtype, sizes: tuple[int, int, int, int], pointers: list[int], stream: int) -> None:
         """Queue one launch. pointers: query, audio, face, lengths, weights, contexts; sizes: B, S, Ta, Tv."""
-        name = entry(dtype)
         with self._driver.current():
-            if name not in self._loaded:
-                major, minor = self._driver.capability
-                code = nvrtc(SOURCE.read_text(), f"sm_{major}{minor}")
-                with loading(self._driver):
-                    self._loaded[name] = self._driver.kernel(code, name)
+            kernel = self._kernels.get(SOURCE, entry(dtype))
             grid, block, shared = launch_shape(*sizes)
             *inputs, output = (np.uint64(pointer) for pointer in pointers)
             arguments = [*inputs, *(np.int32(size) for size in sizes), output]
-            self._driver.launch(self._loaded[name], grid, block, shared, stream, arguments)
+            self._driver.launch(kernel, grid, block, shared, stream, arguments)
 
 
 def plugin_creator(trt: ModuleType, kernels: Kernels) -> Any:

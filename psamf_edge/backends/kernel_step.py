@@ -93,9 +93,6 @@ def _load(driver: Driver, bundle: Bundle, kernel: PlanKernel, launcher: ModuleTy
             return driver.kernel(bundle.read(kernel.code), entry)
         except DriverError:
             pass  # of another CUDA version: the text of the kernel is here, so compile it for this one
-    from psamf_edge.kernels.compiler import loading, nvrtc
+    from psamf_edge.kernels.compiler import DeviceKernels
 
-    major, minor = driver.capability
-    code = nvrtc(launcher.SOURCE.read_text(), f"sm_{major}{minor}")
-    with loading(driver):
-        return driver.kernel(code, entry)
+    return DeviceKernels(driver).get(launcher.SOURCE, entry)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from psamf_edge.backends.driver import cuda_version
 from psamf_edge.doctor.finding import MISSING, NOTE, OK, Finding
 
 GROUP = "machine"
@@ -94,7 +95,8 @@ def gpus(load: Callable[[str], ctypes.CDLL] = ctypes.CDLL) -> list[Finding]:
     cuda.cuDriverGetVersion(ctypes.byref(version))
     cuda.cuDeviceGetCount(ctypes.byref(count))
     release = _first(r"Kernel Module(?: for \S+)?\s+([\d.]+)", _text(ROOT / "proc/driver/nvidia/version"))
-    supports = f"CUDA up to {version.value // 1000}.{version.value % 1000 // 10}"
+    major, minor = cuda_version(version.value)
+    supports = f"CUDA up to {major}.{minor}"
     findings = [Finding(GROUP, "NVIDIA driver", OK, f"{release}, {supports}" if release else supports)]
     return findings + [_gpu(cuda, number) for number in range(count.value)]
 
