@@ -45,10 +45,7 @@ def work(rows: list[Variant], seeds: int, material: Material) -> None:
         for row in rows:
             done = train(row, seed, material, say)
             if done and row.table == "students":
-                folder = material.folder(row, seed)
-                student_bundles.measure_run(folder, sets)
-                if seed > 0:  # the first seed's are timed
-                    student_bundles.remove_bundles(folder)
+                student_bundles.measure_run(material.folder(row, seed), sets, keep=seed == 0)  # which are timed
     if sets:
         sizes = {row.name: material.folder(row, 0) for row in TABLES["students"]}
         student_bundles.time_sizes(sizes, material.runs / table_name("students", material.corpora))

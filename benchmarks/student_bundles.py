@@ -14,7 +14,7 @@ from benchmarks.clip_latency import utterance
 from benchmarks.collection import BUNDLES, LATENCY, WEIGHTS, weights_key
 from benchmarks.measure import machine, summary, take_turns
 from benchmarks.tables import METRICS
-from benchmarks.training_runs import RECORD, claim, read_json
+from benchmarks.training_runs import claim, read_json
 from benchmarks.validation_sets import ValidationSet
 from psamf_edge.analyzer import Analyzer
 from psamf_edge.backends import open_backend
@@ -26,20 +26,31 @@ ROUNDS = 40  # of one call of every bundle: the median of forty moves by a few h
 TIMED = PRECISIONS["cpu"]
 
 
-def measure_run(folder: Path, sets: list[ValidationSet]) -> None:
+def measure_run(folder: Path, sets: list[ValidationSet], keep: bool) -> None:
     """Compile a trained student to every precision and score the sentences with it, unless that is done with the very
-    weights that the run has.
+    weights that the run has, or another process is at it.
+
+    Args:
+        folder: of the run.
+        sets: what is scored.
+        keep: the bundles, for time_sizes; they are a hundred megabytes each.
     """
     with claim(folder) as mine:
-        if not mine or is_measured(folder):
-            return
-        table = {WEIGHTS: weights_key(folder)}
-        for precision in TIMED:
-            bundle = compile_bundle(folder, bundle_path(folder, precision), "cpu", precision, force=True)
-            table[precision] = measure_bundle(bundle, sets)
-            print(f"{folder} {precision}: {json.dumps(table[precision])}", file=sys.stderr)
-        with atomic(folder / BUNDLES) as new:
-            new.write_text(json.dumps(table, indent=2) + "\n")
+        if mine and not is_measured(folder):
+            _measure(folder, sets)
+        if mine and not keep:
+            for precision in TIMED:
+                shutil.rmtree(bundle_path(folder, precision), ignore_errors=True)
+
+
+def _measure(folder: Path, sets: list[ValidationSet]) -> None:
+    table = {WEIGHTS: weights_key(folder)}
+    for precision in TIMED:
+        bundle = compile_bundle(folder, bundle_path(folder, precision), "cpu", precision, force=True)
+        table[precision] = measure_bundle(bundle, sets)
+        print(f"{folder} {precision}: {json.dumps(table[precision])}", file=sys.stderr)
+    with atomic(folder / BUNDLES) as new:
+        new.write_text(json.dumps(table, indent=2) + "\n")
 
 
 def is_measured(folder: Path) -> bool:
@@ -94,10 +105,3 @@ def time_bundles(bundles: dict[str, Bundle], rounds: int) -> dict[str, dict[str,
             features = replace(features, ids=features.ids % bundle.shapes.vocabulary)
             rivals[name] = lambda backend=backend, features=features: backend.run(features)
         return {name: summary(times) for name, times in take_turns(rivals, rounds).items()}
-
-
-def remove_bundles(folder: Path) -> None:
-    """Of a run that is measured and is not timed: a hundred megabytes each."""
-    if (folder / RECORD).is_file():
-        for precision in TIMED:
-            shutil.rmtree(bundle_path(folder, precision), ignore_errors=True)

@@ -18,6 +18,7 @@ from psamf_edge.media.reader import MediaReader
 from psamf_edge.result import MODALITIES, ModelIdentity, Result, Segment, label_of
 from psamf_edge.words.asr import Asr, open_asr
 from psamf_edge.words.silence import speech_spans
+from psamf_edge.words.subtitles import TextFile, read_text_file
 from psamf_edge.words.transcript import Transcript, find_transcript, inside
 from psamf_edge.words.utterances import MAX_UTTERANCE_MS, Utterance, plan_utterances, split_sentences
 
@@ -114,9 +115,11 @@ class Analyzer:
             with watch.stage("total"):
                 # Opened even where the words are given: a recogniser that is not there is an error, needed or not.
                 recogniser = self._recogniser(asr) if asr != "none" else None
+                # And the file with the words: minutes of decoding before "there is no such file" would be wasted.
+                named = None if request.transcript is None else read_text_file(request.transcript)
                 material = self._read(request, watch, on_progress)
                 with watch.stage("words"):
-                    words = _find_words(request, material, recogniser)
+                    words = _find_words(request, named, material, recogniser)
                     if request.clip is None:
                         material = _words_alone(words)
                     spans = speech_spans(material.samples)
@@ -245,12 +248,10 @@ def mean_score(segments: list[Segment]) -> float:
     return sum(w * s.score for w, s in zip(weights, segments, strict=True)) / sum(weights)
 
 
-def _find_words(request: Request, material: Clip, recogniser: Asr | None) -> Transcript:
+def _find_words(request: Request, named: TextFile | None, material: Clip, recogniser: Asr | None) -> Transcript:
     if "text" not in request.modalities:
         return Transcript("none", [], None)
-    words = find_transcript(
-        request.clip, request.text, request.transcript, material.captions, material.samples, recogniser
-    )
+    words = find_transcript(request.clip, request.text, named, material.captions, material.samples, recogniser)
     return inside(words, material.duration_ms)
 
 

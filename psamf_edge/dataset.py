@@ -32,7 +32,8 @@ def read_rows(path: Path, split: str | None = None) -> list[Row]:
         split: keep only the rows whose column `split` says this.
 
     Raises:
-        UsageError: no such file, a column is missing, a row is cut short, a label is not in [-3, 3], or no row is left.
+        UsageError: no such file, a column is missing or there twice, a row is cut short, a label is not in [-3, 3], or
+            no row is left.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -44,14 +45,18 @@ def read_rows(path: Path, split: str | None = None) -> list[Row]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} is not CSV in UTF-8 ({error}); save it as such.") from error
     if not rows:
-        raise UsageError(f"{path} has no rows" + (f" with the split {split!r}." if split else " below its header."))
+        raise UsageError(
+            f"{path} has no rows" + (" below its header." if split is None else f" with the split {split!r}.")
+        )
     return rows
 
 
 def _check_columns(path: Path, columns: list[str], split: str | None) -> None:
-    missing = [name for name in (*NEEDED, *(["split"] if split else [])) if name not in columns]
+    missing = [name for name in (*NEEDED, *(["split"] if split is not None else [])) if name not in columns]
     if not set(SOURCES) & set(columns):
         missing.append(" or ".join(SOURCES))
+    if twice := [name for name in (*NEEDED, *SOURCES, "split") if columns.count(name) > 1]:
+        raise UsageError(f"{path} has the column {', '.join(twice)} more than once; leave one of each.")
     if missing:
         raise UsageError(
             f"{path} lacks the column {', '.join(missing)}; its header must name id, label, and clip or text or both."

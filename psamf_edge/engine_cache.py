@@ -109,7 +109,7 @@ class EngineCache:
         return [] if self._root is None else [dict(entry["made_for"]) for entry in self._index().values()]
 
     def put(self, name: str, content: bytes, made_for: Mapping[str, Any]) -> None:
-        """Keep the content if possible. Call it with the lock held. `problem` tells why it was not possible."""
+        """Keep the content, unless it passes the limit. Call it with the lock held. `problem` says what else fails."""
         if self.problem is not None or len(content) > min(self._limit, MAX_FILE):
             return
         try:

@@ -230,6 +230,8 @@ def test_a_process_that_dies_is_an_error():
         (["--lengths", "a:b"], "as in 10:2,50:10"),
         (["-o", "no/folder/a.json"], "no folder"),
         (["--plot", "no/folder/a.svg"], "no folder"),
+        (["-o", "same", "--plot", "same"], "would be replaced"),
+        (["-o", "-"], "names no file here"),
         (["--compare", "a.json", "b.json", "--rounds", "3"], "leave out rounds"),
         (["--bundle", "x.psamf", "--bundle", "x.psamf"], "twice"),
         (["--bundle", "nowhere.psamf"], "not a bundle"),
@@ -244,7 +246,7 @@ def test_wrong_use(arguments, said):
 
 def test_the_clip_is_not_overwritten(clip):
     done = CliRunner().invoke(bench, [str(clip), "-o", str(clip)])
-    assert "is the clip" in done.output
+    assert "is read, and would be replaced" in str(done.exception)
 
 
 def test_the_command_is_there_and_needs_no_training_package():

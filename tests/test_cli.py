@@ -244,9 +244,15 @@ class TestEndings:
 
     def test_debug_shows_the_traceback(self, fake, clips):
         fake.error = RuntimeError("a bug")
-        assert CliRunner().invoke(main, ["--debug", "infer", "talk.mp4"]).exception is fake.error
-        assert CliRunner().invoke(main, ["infer", "talk.mp4"], env={"PSAMF_EDGE_DEBUG": "1"}).exception is fake.error
+        for arguments, env in ((["--debug"], {}), ([], {"PSAMF_EDGE_DEBUG": "1"})):
+            result = CliRunner().invoke(main, [*arguments, "infer", "talk.mp4"], env=env)
+            assert "Traceback (most recent call last)" in result.stderr
         assert "unexpected RuntimeError: a bug." in run("infer", "talk.mp4").stderr
+
+    def test_debug_changes_no_exit_code(self, fake, clips):
+        for error, code in ((UsageError("x."), 2), (MissingDependencyError("x."), 3), (IntegrityError("x."), 4)):
+            fake.error = error
+            assert CliRunner().invoke(main, ["--debug", "infer", "talk.mp4"]).exit_code == code
 
     def test_terminal_controls_in_names_do_not_reach_the_terminal(self, fake, clips):
         result = run("infer", "bad\x1b[31m.mp4")

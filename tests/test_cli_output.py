@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
+import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,8 @@ from fake_analyzer import FakeAnalyzer
 from locked_folder import locked_folder
 
 from psamf_edge.cli import main
+from psamf_edge.cli.files import write_file
 from psamf_edge.cli.inputs import expand
-from psamf_edge.cli.output import write_file
 from psamf_edge.errors import IntegrityError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links and signals as POSIX has them")
@@ -162,7 +165,81 @@ class TestLinks:
         assert len((clips / "o.csv").read_text().splitlines()) == 3
 
 
+class TestNothingIsLost:
+    @pytest.mark.parametrize("arguments", [("a.mp4",), ()])
+    def test_the_words_are_not_replaced(self, fake, clips, arguments):
+        (clips / "words.srt").write_text("mine")
+        result = run("infer", *arguments, "--transcript", "words.srt", "-o", "./words.srt")
+        assert result.exit_code == 2
+        assert "words.srt is read, and would be replaced" in result.stderr
+        assert (clips / "words.srt").read_text() == "mine"
+        assert fake.calls == []
+
+    def test_nor_is_a_clip_by_predictions(self, fake, clips):
+        (clips / "data.csv").write_text("id,clip,label\n1,a.mp4,1\n")
+        for name in ("a.mp4", "data.csv"):
+            result = run("evaluate", "data.csv", "--predictions", name)
+            assert result.exit_code == 2
+            assert "would be replaced" in result.stderr
+        assert fake.calls == []
+
+    def test_metrics_are_printed_where_predictions_cannot_be_written(self, fake, clips, monkeypatch):
+        def fail(descriptor):
+            raise OSError(28, "No space left on device")
+
+        (clips / "data.csv").write_text("id,text,label\n1,good,1\n")
+        monkeypatch.setattr("os.fsync", fail)
+        result = run("evaluate", "data.csv", "--predictions", "o.csv")
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["n"] == 1
+        assert "o.csv: No space left on device." in result.stderr
+
+    def test_what_cannot_be_written_is_said_before_the_work(self, fake):
+        with locked_folder() as locked:
+            result = run("infer", "a.mp4", "-o", locked / "o.json")
+        assert result.exit_code == 2
+        assert fake.calls == []
+
+    def test_a_missing_package_is_said_before_the_work(self, fake, clips, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        result = run("infer", "a.mp4", "-o", "o.png")
+        assert result.exit_code == 3
+        assert "psamf-edge[plot]" in result.stderr
+        assert fake.calls == []
+
+    def test_a_file_whose_place_nothing_can_take_is_written_into(self, clips, monkeypatch):
+        """As one that is mounted into a container."""
+
+        def busy(*paths):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+        monkeypatch.setattr("os.replace", busy)
+        (clips / "o.json").write_text("a longer text than the new one")
+        write_file(clips / "o.json", "new")
+        assert (clips / "o.json").read_text() == "new"
+        with pytest.raises(OSError, match=r"busy.*other\.json"):  # the name that the user gave
+            write_file(clips / "other.json", "new")
+        assert sorted(path.name for path in clips.glob(".*")) == []
+
+    def test_a_file_for_few_stays_so(self, fake, clips):
+        (clips / "o.json").touch(mode=0o600)
+        run("infer", "a.mp4", "-o", "o.json")
+        run("infer", "a.mp4", "-o", "new.json")
+        assert stat.S_IMODE((clips / "o.json").stat().st_mode) == 0o600
+        assert stat.S_IMODE((clips / "new.json").stat().st_mode) & 0o400
+
+    def test_a_dash_is_stdout(self, fake, clips):
+        assert json.loads(run("infer", "a.mp4", "-o", "-").stdout)["clip"] == "a.mp4"
+        assert not (clips / "-").exists()
+
+
 class TestNames:
+    def test_an_empty_one_is_not_the_working_folder(self, fake, clips):
+        result = run("infer", "")
+        assert result.exit_code == 1
+        assert "An empty name stands for no clip" in result.stderr
+        assert fake.calls == []
+
     def test_too_long_ones_are_passed_on(self, clips):
         long = "x" * 300
         assert expand([long, f"{long}*", "a.mp4"]) == [Path(long), f"No file matches {long}*.", Path("a.mp4")]

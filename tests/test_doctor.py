@@ -13,6 +13,7 @@ from psamf_edge.bundle import DEFAULT_BUNDLE
 from psamf_edge.cli import main
 from psamf_edge.cli.doctor import as_text, doctor
 from psamf_edge.doctor import machine, packages
+from psamf_edge.doctor.decoder import decoder_finding
 from psamf_edge.doctor.finding import STATES, Finding
 from psamf_edge.doctor.model import bundle_findings, cache_finding
 from psamf_edge.engine_cache import EngineCache
@@ -52,6 +53,10 @@ def test_a_system_that_tells_nothing(root):
 def test_little_memory(root):
     root("proc/meminfo", "MemTotal:        1000000 kB\nMemAvailable:     250000 kB\n")
     assert machine.memory().state == "note"
+    assert machine.memory().detail == "1.0 GB, 0.3 GB of it available"
+    root("proc/meminfo", "MemTotal:        16777216 kB\nMemAvailable:     8388608 kB\n")
+    assert machine.memory().detail == "17.2 GB, 8.6 GB of it available"
+    assert machine.memory().state == "ok"
 
 
 def test_a_jetson_and_its_power_modes(root):
@@ -138,6 +143,33 @@ def test_a_package_that_does_not_load(monkeypatch, tmp_path, body, state, detail
     found = packages.optional(packages.Optional("brittle_package", "brittle-package", "", "nothing", True))
     assert found.state == state
     assert detail in found.detail
+
+
+def test_what_lies_in_the_working_folder_is_not_run(monkeypatch, tmp_path):
+    (tmp_path / "tensorrt_rtx.py").write_text("open('ran', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    packages.try_import("tensorrt_rtx")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("python", "state", "detail"),
+    [
+        ("exit 3", "note", "no seccomp filter"),
+        ("echo no memory >&2; exit 1", "broken", "no memory"),
+        (None, "broken", "No such file"),
+    ],
+)
+def test_a_decoder_that_is_not_sealed_or_does_not_start(monkeypatch, tmp_path, python, state, detail):
+    if python:
+        (tmp_path / "python").write_text(f"#!/bin/sh\n{python}\n")
+        (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    found = decoder_finding()
+    assert found.state == state
+    assert detail in found.detail
+    monkeypatch.setattr("psamf_edge.cli.doctor.examine", lambda bundle: [found])
+    assert CliRunner().invoke(doctor, standalone_mode=False).return_value == (3 if state == "broken" else 0)
 
 
 def test_a_damaged_bundle(monkeypatch, tmp_path):

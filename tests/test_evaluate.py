@@ -68,6 +68,7 @@ class TestReading:
             (b"id,text,label\na,\xff\xfe,1\n", "not CSV in UTF-8"),
             (b"id,text,label\na,b\x00c,7\n", "line"),
             (b"\x00\x01\x02\x03", "d.csv"),
+            ("id,text,text,label\na,b,c,1\n", "the column text more than once"),
         ],
     )
     def test_malformed_files_are_wrong_use(self, fake, tmp_path, content, message):
@@ -87,6 +88,8 @@ class TestReading:
         data = write(tmp_path / "d.csv", "id,text,label,split\na,b,1,train\n")
         with pytest.raises(UsageError, match="no rows with the split 'dev'"):
             read_rows(data, split="dev")
+        with pytest.raises(UsageError, match="no rows with the split ''"):
+            read_rows(data, split="")
         with pytest.raises(UsageError, match="lacks the column split"):
             read_rows(write(tmp_path / "e.csv", "id,text,label\na,b,1\n"), split="dev")
 

@@ -7,6 +7,7 @@ import pytest
 from locked_folder import locked_folder
 
 from psamf_edge.errors import InputError, UsageError
+from psamf_edge.words.subtitles import read_text_file
 from psamf_edge.words.timed import TimedText
 from psamf_edge.words.transcript import HEARD, Transcript, find_transcript, inside
 
@@ -40,7 +41,7 @@ def test_order_of_sources(clip):
     asr = Hears((0, 500, "from voice"))
 
     def found(text=None, file=None, embedded=EMBEDDED):
-        transcript = find_transcript(clip, text, file, embedded, AUDIO, asr)
+        transcript = find_transcript(clip, text, file and read_text_file(file), embedded, AUDIO, asr)
         assert transcript.warnings == ([HEARD] if transcript.source == "asr" else [])
         return transcript.source, transcript.text
 
@@ -101,7 +102,7 @@ def test_a_sidecar_that_may_not_be_read_is_passed_over():
         assert transcript.text == "good"
         assert "Permission denied" in transcript.warnings[0]
         with pytest.raises(InputError, match="Permission denied"):
-            find_transcript(transcript_file=locked / "talk.srt")
+            read_text_file(locked / "talk.srt")
 
 
 def test_a_name_too_long_for_a_sidecar_has_none(tmp_path):
@@ -127,7 +128,7 @@ def test_no_other_caption_is_left_out(duration_ms):
 
 def test_bad_named_file_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="no transcript file"):
-        find_transcript(transcript_file=tmp_path / "gone.srt")
+        read_text_file(tmp_path / "gone.srt")
     (tmp_path / "bad.srt").write_text("words")
     with pytest.raises(InputError, match="holds no caption"):
-        find_transcript(transcript_file=tmp_path / "bad.srt")
+        read_text_file(tmp_path / "bad.srt")

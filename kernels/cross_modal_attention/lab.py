@@ -212,6 +212,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the inputs; without it they are new each time")
     parser.add_argument("--check", action="store_true", help="validate only, time nothing")
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds is 1 or more, not {options.rounds}")
     seed = options.seed if options.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
     try:
         with open_bench() as bench:

@@ -44,7 +44,7 @@ class HostKernel:
         entries: names of the `extern "C" __global__` functions to call.
 
     Raises:
-        MissingDependencyError: there is no g++, or the cache directory cannot be written.
+        MissingDependencyError: there is no g++, or the cache directory cannot be made.
         PsamfError: the text does not compile; the message has the compiler's.
     """
 

@@ -35,7 +35,12 @@ COMMANDS = {  # name: where it is, and its line in --help; a command is imported
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, "-V", "--version", prog_name="psamf-edge")
-@click.option("--debug", is_flag=True, envvar="PSAMF_EDGE_DEBUG", help="Show the traceback of an error.")
+@click.option(
+    "--debug",
+    is_flag=True,
+    envvar="PSAMF_EDGE_DEBUG",
+    help="Show the traceback of an error, and end with it.",
+)
 def main(debug: bool) -> None:
     """Read sentiment from clips of people who talk: words, voice and face, on this device."""
     main.debug = debug

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -12,10 +13,10 @@ from psamf_edge.bench.plot import draw
 from psamf_edge.bench.record import Record, read_record
 from psamf_edge.bench.suite import LENGTHS, SAMPLE, Settings, run
 from psamf_edge.bench.tables import document, heading, tables_of
+from psamf_edge.cli.files import check_file, write_file
 from psamf_edge.cli.group import say
 from psamf_edge.cli.options import limit_option
-from psamf_edge.cli.output import write_file
-from psamf_edge.cli.streams import write_stdout
+from psamf_edge.cli.streams import check_stdout, write_stdout
 
 FORMATS = ("text", "json", "markdown")
 MOST_PROCESSES = 64  # each takes some 200 MB
@@ -111,17 +112,21 @@ def bench(
         if given:
             raise click.UsageError(f"--compare measures nothing: leave out {', '.join(given)}.", context)
         return _compare(*compare, format_)
-    for path in (output, plot):
-        _check_output(context, path, clip or SAMPLE)
+    check_stdout()
+    if output:
+        check_file(output, [clip or SAMPLE])
+    if plot:
+        check_file(plot, [clip or SAMPLE, *([output] if output else [])])
     settings = Settings(
         clip or SAMPLE, bundles or (None,), text, device, threads, rounds, warmup, concurrency, lengths, limits
     )
     record = run(settings, (lambda message: None) if quiet else say)
-    if output:
-        write_file(output, record.to_json())
-    if plot:
-        write_file(plot, draw(record))
-    write_stdout(record.to_json() if format_ == "json" else _report(record, format_))
+    with contextlib.ExitStack() as rest:  # none is lost because another cannot be written
+        if plot:
+            rest.callback(write_file, plot, draw(record))
+        if output:
+            rest.callback(write_file, output, record.to_json())
+        write_stdout(record.to_json() if format_ == "json" else _report(record, format_))
     return 0
 
 
@@ -139,13 +144,3 @@ def _compare(first: Path, second: Path, format_: str) -> int:
     warnings = [*remarks, *(f"A: {line}" for line in a.warnings), *(f"B: {line}" for line in b.warnings)]
     write_stdout(document(head, [comparison.as_table(pairs)], warnings, [], format_))
     return 0
-
-
-def _check_output(context: click.Context, path: Path | None, clip: Path) -> None:
-    """Before minutes are spent."""
-    if path is None:
-        return
-    if not path.absolute().parent.is_dir():
-        raise click.UsageError(f"There is no folder {path.parent} to write {path.name} in.", context)
-    if path.resolve() == clip.resolve():
-        raise click.UsageError(f"{path} is the clip; name another file to write to.", context)

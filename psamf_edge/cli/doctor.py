@@ -27,7 +27,7 @@ def doctor(as_json: bool, bundle: Path | None) -> int:
     """Look at everything that psamf-edge can use on this machine.
 
     Exit code 0: the CPU path works. What is missing serves something optional, and its line says what. 3: a package
-    that everything needs is broken. 4: the bundle is damaged.
+    that everything needs is broken, or the decoder does not start. 4: the bundle is damaged.
     """
     if bundle is not None:
         with contextlib.suppress(IntegrityError, OSError):  # which are findings; one that is not there is wrong use
@@ -35,7 +35,7 @@ def doctor(as_json: bool, bundle: Path | None) -> int:
     findings = examine(bundle)
     write_stdout(as_text(findings) if not as_json else as_document(findings))
     broken = {finding.group for finding in findings if finding.state == BROKEN}
-    if "packages" in broken:
+    if broken - {"bundle"}:
         return MissingDependencyError.exit_code
     return IntegrityError.exit_code if broken else 0
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from pathlib import Path
 
 import click
 
 from psamf_edge.analyzer import Analyzer
+from psamf_edge.cli.files import check_file, write_file
 from psamf_edge.cli.group import concerns_one_input, describe, say
 from psamf_edge.cli.options import model_options, open_analyzer
-from psamf_edge.cli.output import saved_if_cut_short, write_file
+from psamf_edge.cli.output import saved_if_cut_short
 from psamf_edge.cli.progress import Progress
-from psamf_edge.cli.streams import write_stdout
+from psamf_edge.cli.streams import check_stdout, write_stdout
 from psamf_edge.dataset import Row, read_rows
 from psamf_edge.errors import InputError
 from psamf_edge.metrics import evaluate_scores
@@ -56,10 +56,9 @@ def evaluate(
     zero. Rows that cannot be scored are named on stderr and counted as `failed`.
     """
     rows = read_rows(data, split)
-    if predictions and not predictions.absolute().parent.is_dir():
-        raise click.UsageError(f"There is no folder {predictions.parent} to write {predictions.name} in.", context)
-    if predictions and os.path.realpath(predictions) == os.path.realpath(data):
-        raise click.UsageError("The predictions would replace the data; name another file.", context)
+    check_stdout()
+    if predictions:
+        check_file(predictions, [data, *(row.clip for row in rows if row.clip)])
     outcomes: list[Result | str] = []  # of each row; an error as a sentence
     progress = Progress(len(rows), quiet)
 
@@ -84,13 +83,15 @@ def evaluate(
                 outcomes.append(describe(error))
                 progress.clear()
                 say(f"error: {data}, line {row.line}, {row.id}: {outcomes[-1]}")
-    save()
     scored = [
         (outcome.score, row.label) for row, outcome in zip(rows, outcomes, strict=True) if isinstance(outcome, Result)
     ]
     scores, labels = zip(*scored, strict=True) if scored else ((), ())
     failed = len(rows) - len(scored)
-    write_stdout(json.dumps({**evaluate_scores(scores, labels), "failed": failed}, indent=2) + "\n")
+    try:
+        write_stdout(json.dumps({**evaluate_scores(scores, labels), "failed": failed}, indent=2) + "\n")
+    finally:  # neither is lost because the other cannot be written
+        save()
     return 1 if failed else 0
 
 

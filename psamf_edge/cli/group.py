@@ -6,6 +6,7 @@ import importlib
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any, NoReturn
@@ -68,7 +69,7 @@ class LazyGroup(click.Group):
             code = TERMINATED if terminated else INTERRUPTED
         except Exception as error:
             if self.debug and not isinstance(error, click.ClickException):
-                raise
+                echo("".join(traceback.format_exception(error)), nl=False)
             say(f"error: {describe(error)}")
             code = exit_code(error)
         sys.exit(code if isinstance(code, int) else 0)

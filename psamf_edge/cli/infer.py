@@ -75,9 +75,9 @@ def infer(
         say(f"error: {problem}")
     if problems and not paths:
         return 1
-    sink = open_sink(output, format_, paths)
+    sink = open_sink(output, format_, paths, transcript)
     failed = len(problems)
-    progress = Progress(len(paths), quiet)
+    progress = Progress(len(paths) or 1, quiet)
 
     def save() -> str | None:
         progress.clear()

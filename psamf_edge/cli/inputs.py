@@ -38,6 +38,9 @@ def expand(names: Sequence[str]) -> list[Path | str]:
 
 def _expand_one(name: str) -> Iterator[Path | str]:
     path = Path(name)
+    if not name:  # as of a variable that is not set; to a path it would be the working folder
+        yield "An empty name stands for no clip; name a file, a folder or a pattern."
+        return
     # os.path's questions answer no where pathlib's raise: a folder that is locked, a name that is too long.
     if os.path.isdir(path):
         yield from _found(_media_in(path), f"The folder {name} holds no clip; looked for {' '.join(sorted(SUFFIXES))}.")

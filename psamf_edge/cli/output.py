@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from psamf_edge.cli.files import check_file, replace_file, write_file
 from psamf_edge.cli.group import describe, say
 from psamf_edge.cli.inputs import INFIX
 from psamf_edge.cli.streams import check_stdout, write_stdout
@@ -21,7 +22,6 @@ from psamf_edge.words.subtitles import sidecars
 STREAMED = "json"  # one line a clip, so that each can be written as soon as it is known
 BINARY = "png"
 BY_SUFFIX = {**{f".{name}": name for name in FORMATS}, ".jsonl": "json", ".htm": "html"}
-MAX_LINKS = 40  # one to the next, as Linux follows them
 MAX_STEM_BYTES = 200  # of a file's name: file systems take 255, and a number, INFIX and the suffix follow
 
 
@@ -34,23 +34,28 @@ class Sink(Protocol):
         """Write what is still held. Returns how many results that were."""
 
 
-def open_sink(output: str | None, format: str | None, clips: Sequence[Path]) -> Sink:
+def open_sink(output: str | None, format: str | None, clips: Sequence[Path], transcript: Path | None = None) -> Sink:
     """Choose where results go, before any work is done.
 
     Args:
-        output: a file; a folder, which is there or ends in a slash; or None for stdout.
+        output: a file; a folder, which is there or ends in a slash; None or "-" for stdout.
         format: of FORMATS; None: the one that the suffix of the file belongs to, else json.
         clips: what will be scored.
+        transcript: the file that the user named for their words.
 
     Raises:
-        UsageError: the output cannot hold what is asked for, or would replace an input.
+        UsageError: the output cannot hold what is asked for, cannot be written, or would replace an input.
+        ImportError: the format needs a package that is not installed.
     """
+    output = None if output == "-" else output
     is_folder = output is not None and (not os.path.basename(output) or os.path.isdir(output))
     suffix = "" if output is None or is_folder else Path(output).suffix.lower()
     format = format or BY_SUFFIX.get(suffix, STREAMED)
     several = len(clips) > 1 and not FORMATS[format].multi_clip
+    if format == BINARY:
+        importlib.import_module("matplotlib")  # which draws it: better missed now than after the last clip
     if output is None:
-        check_stdout()
+        check_stdout(", or name a file with -o")
         if several:
             raise UsageError(f"The format {format} holds one clip: name a folder with -o for {len(clips)} clips.")
         if format == BINARY and sys.stdout.isatty():
@@ -61,17 +66,14 @@ def open_sink(output: str | None, format: str | None, clips: Sequence[Path]) -> 
         if suffix in BY_SUFFIX or (os.path.lexists(path) and not os.path.isdir(path)):
             raise UsageError(f"{path} is a file; name a folder for the {format} files, with a slash at its end.")
         return FolderSink(path, format)
-    target = os.path.realpath(path)  # which does not raise over links that lead in a circle, as Path.resolve does
+    target = os.path.realpath(path)
     for clip in clips:
-        if target == os.path.realpath(clip):
-            raise UsageError(f"{path} is one of the clips; name another file to write to.")
-        if target in map(os.path.realpath, sidecars(clip)):
+        if target != os.path.realpath(clip) and target in map(os.path.realpath, sidecars(clip)):
             raise UsageError(
                 f"{path} is where the transcript of {clip} is looked for; write to "
                 f"{path.with_suffix(INFIX + path.suffix)} instead."
             )
-    if not os.path.isdir(os.path.dirname(target)):
-        raise UsageError(f"There is no folder {os.path.dirname(target)} to write {path.name} in; make it first.")
+    check_file(path, [*clips, *([transcript] if transcript else [])])
     return FileSink(path, format)
 
 
@@ -144,7 +146,7 @@ class FolderSink:
         self._taken.add(stem)
         self._folder.mkdir(parents=True, exist_ok=True)
         # Replaced if it is a link: nobody named it, and who made the folder may have put it there.
-        _replace(self._folder / f"{stem}{INFIX}.{self._format}", _encoded(render([result], self._format)))
+        replace_file(self._folder / f"{stem}{INFIX}.{self._format}", render([result], self._format))
 
     def finish(self) -> int:
         return 0
@@ -153,59 +155,3 @@ class FolderSink:
 def _shortened(stem: str) -> str:
     data = os.fsencode(stem)
     return stem if len(data) <= MAX_STEM_BYTES else data[:MAX_STEM_BYTES].decode("utf-8", "ignore")
-
-
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write the whole file or nothing; where the path is a link, the file that it leads to. Raises OSError.
-
-    A device, a pipe and a file that is open already, as /dev/stdout is, are written into.
-    """
-    if (os.path.exists(path) and not os.path.isfile(path)) or _is_open_file(path):
-        with open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as file:
-            file.write(_encoded(content))
-        return
-    if os.path.islink(path):
-        with contextlib.suppress(FileNotFoundError):
-            os.close(os.open(path, os.O_WRONLY))  # the system refuses some links: a stranger's in /tmp
-        path = Path(os.path.realpath(path))
-    _replace(path, _encoded(content))
-
-
-def _is_open_file(path: Path) -> bool:
-    """Whether the path stands for the number of an open file: a link in /proc, or a link to one."""
-    for _ in range(MAX_LINKS):
-        folder = os.path.realpath(path.parent)
-        if f"{folder}/".startswith("/proc/"):
-            return True
-        if not os.path.islink(path):
-            break
-        path = Path(folder, os.readlink(path))
-    return False
-
-
-def _encoded(content: str | bytes) -> bytes:
-    return content.encode() if isinstance(content, str) else content
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Written under another name first, then renamed. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets only its user read
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and not error.filename:
-            error.filename = str(path)  # what was written into does not know its name
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

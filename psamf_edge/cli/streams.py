@@ -32,10 +32,10 @@ def echo(text: str, nl: bool = True) -> None:
         click.echo(text, nl=nl, err=True)
 
 
-def check_stdout() -> None:
-    """Raises UsageError where there is none."""
+def check_stdout(instead: str = "") -> None:
+    """Raises UsageError where there is none. instead: what the user may do beside opening it."""
     if sys.stdout is None:
-        raise UsageError("There is no standard output, it is closed; open it, or name a file with -o.")
+        raise UsageError(f"There is no standard output, it is closed; open it{instead}.")
 
 
 def write_stdout(content: str | bytes) -> None:

@@ -66,8 +66,9 @@ def memory() -> Finding:
     total, free = (_first(rf"^{name}:\s*(\d+) kB$", info) for name in ("MemTotal", "MemAvailable"))
     if total is None or free is None:
         return Finding(GROUP, "memory", OK, "this system does not tell it")
-    detail = f"{int(total) / 1e6:.1f} GB, {int(free) / 1e6:.1f} GB of it available"
-    if int(free) < 300_000:
+    free_gb = int(free) * 1024 / 1e9  # "kB" there are 1024 bytes
+    detail = f"{int(total) * 1024 / 1e9:.1f} GB, {free_gb:.1f} GB of it available"
+    if free_gb < 0.3:
         return Finding(GROUP, "memory", NOTE, detail, "end other programs: a clip takes about 250 MB")
     return Finding(GROUP, "memory", OK, detail)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from psamf_edge.bundle import open_bundle
@@ -16,7 +18,7 @@ GROUP = "bundle"
 
 def bundle_findings(path: Path | None) -> list[Finding]:
     """Every file of the bundle against its hash, and what runs its engines."""
-    mend = "compile it anew (psamf-edge compile), or for the default one: pip install --force-reinstall psamf-edge"
+    mend = "compile it anew (psamf-edge compile), or install psamf-edge again from where it came (the default one)"
     try:
         bundle = open_bundle(path)
         for name in bundle.files:
@@ -45,8 +47,8 @@ def cache_finding() -> Finding:
         return Finding(GROUP, "engine cache", NOTE, str(error), mend)
     # os.path and os.walk, not pathlib: a home that this user may not enter is a finding, no error.
     there = next((folder for folder in (root, *root.parents) if os.path.exists(folder)), root)
-    files = [path for folder, _, names in os.walk(root) for name in names if os.path.isfile(path := f"{folder}/{name}")]
-    detail = f"{root}, {len(files)} files, {sum(map(os.path.getsize, files)) / 1e6:.1f} MB"
+    sizes = list(_sizes(root))
+    detail = f"{root}, {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB"
     if not os.access(there, os.W_OK):
         return Finding(GROUP, "engine cache", NOTE, f"{detail}; it cannot be written", mend)
     if there == root:
@@ -59,3 +61,10 @@ def cache_finding() -> Finding:
                 GROUP, "engine cache", NOTE, detail, f"rm -r '{root / 'engines'}', or leave it to the next run"
             )
     return Finding(GROUP, "engine cache", OK, detail)
+
+
+def _sizes(root: Path) -> Iterator[int]:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # another process builds, and renames or removes
+                yield os.stat(f"{folder}/{name}").st_size

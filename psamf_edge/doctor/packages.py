@@ -12,6 +12,7 @@ from pathlib import Path
 
 from psamf_edge.doctor import machine
 from psamf_edge.doctor.finding import BROKEN, MISSING, NOTE, OK, Finding
+from psamf_edge.media.child import TOP
 
 GROUP = "packages"
 IMPORT_SECONDS = 60  # TensorRT's libraries take several to load from a slow card
@@ -51,7 +52,7 @@ OPTIONAL = (
 
 
 def package_findings() -> list[Finding]:
-    """The four that are always there, then the optional ones."""
+    """What everything needs, then the optional ones."""
     return [numpy(), onnxruntime(), *media(), *map(optional, OPTIONAL)]
 
 
@@ -125,7 +126,11 @@ def try_import(module: str) -> str | None:
     """None if the module can be imported, else the last line of what it said."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=IMPORT_SECONDS
+            [sys.executable, "-c", f"import {module}"],
+            cwd=TOP,  # -c imports from the working folder first, and a user may stand among files of others
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_SECONDS,
         )
     except subprocess.TimeoutExpired:
         return f"its import takes more than {IMPORT_SECONDS} s"

@@ -38,7 +38,7 @@ class Transcript:
 def find_transcript(
     clip: Path | None = None,
     given_text: str | None = None,
-    transcript_file: Path | None = None,
+    named: TextFile | None = None,
     embedded: Iterable = (),
     audio: np.ndarray | None = None,
     asr: Asr | None = None,
@@ -48,18 +48,17 @@ def find_transcript(
     Args:
         clip: path of the clip, for its sidecar `clip.srt`, `clip.vtt` or `clip.txt` (or in capitals).
         given_text: what is said, as the user typed it; blank counts as not given.
-        transcript_file: a file that the user named.
+        named: what a file says that the user named.
         embedded: captions from inside the clip, each with `start_ms`, `end_ms` and `text`.
         audio: float32 (N,), 16 kHz mono, for `asr`.
         asr: a recogniser, see `open_asr`.
 
-    Raises:
-        UsageError, InputError: the file that the user named is missing or unusable. A bad sidecar only warns.
+    A bad sidecar only warns.
     """
     if given_text and given_text.strip():
         return Transcript("given", [], " ".join(given_text.split()))
-    if transcript_file is not None:
-        return _from_file("file", read_text_file(transcript_file), [])
+    if named is not None:
+        return _from_file("file", named, [])
     warnings: list[str] = []
     for sidecar in sidecars(clip) if clip else []:
         if sidecar == clip:
