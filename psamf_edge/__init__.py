@@ -44,11 +44,12 @@ def load(
     device: str = "auto",
     require_signature: Path | str | None = None,
     limits: Mapping[str, int] | None = None,
+    threads: int = 1,
 ) -> Analyzer:
     """Load a bundle, or the one that ships with psamf-edge, and give what analyses clips: see `Analyzer`."""
     from psamf_edge.analyzer import Analyzer
 
-    return Analyzer(bundle, device, require_signature=require_signature, limits=limits)
+    return Analyzer(bundle, device, threads, require_signature=require_signature, limits=limits)
 
 
 def __getattr__(name: str) -> Any:

@@ -33,15 +33,16 @@ class Analyzer:
 
     Args:
         bundle: the `.psamf` directory, or None for the bundle that ships with psamf-edge.
-        device: "auto", "cpu" or "cuda", which never falls back to the CPU.
+        device: "auto", "cpu", "cuda", "onnxruntime-cuda" or "onnxruntime-tensorrt": see backends.open_backend.
         threads: for the CPU. One is fastest for short utterances.
         require_signature: a file of public keys, one of which must have signed the bundle (see psamf_edge.signature).
         limits: caps on each clip in place of the default ones, such as {"seconds": 600}: see psamf_edge.media.limits.
 
     Raises:
         UsageError: no such bundle, device, key file or limit.
-        MissingDependencyError: "cuda" or a signature was asked for and something it needs is not here.
+        MissingDependencyError: a GPU or a signature was asked for and something it needs is not here.
         IntegrityError: a file of the bundle is damaged, or the bundle is not signed as required.
+        BuildError: TensorRT builds no engine of a segment.
     """
 
     def __init__(

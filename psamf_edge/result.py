@@ -50,7 +50,7 @@ class ModelIdentity:
 
     name: str
     manifest_sha256: str
-    backend: str  # "onnxruntime" or "tensorrt"
+    backend: str  # "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt" or "tensorrt"
     precision: str
 
 

@@ -186,7 +186,7 @@ def test_cuda_never_falls_back_in_silence(tiny_bundle, monkeypatch: pytest.Monke
         pytest.raises(MissingDependencyError, match="nvidia-smi"),
     ):
         open_backend(tiny_bundle, "cuda")
-    with pytest.raises(UsageError, match="int8 operators do not exist on CUDA"):
+    with pytest.raises(UsageError, match="int8 operators do not exist on a GPU"):
         open_backend(replace(tiny_bundle, precision="int8"), "cuda")
 
 

@@ -118,8 +118,15 @@ def test_a_provider_that_fails_is_an_error(gpu: Opened, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("device", ONNXRUNTIME_GPU)
 def test_a_bundle_quantised_for_the_cpu_is_refused(gpu: Opened, tmp_path: Path, device: str) -> None:
-    with pytest.raises(UsageError, match="int8 operators do not exist on CUDA"):
+    with pytest.raises(UsageError, match="int8 operators do not exist on a GPU"):
         open_backend(small_bundle(tmp_path / "b.psamf", "cpu", "int8"), device)
+
+
+@pytest.mark.parametrize("device", ["cuda", *ONNXRUNTIME_GPU])
+def test_so_is_the_default_one_before_anything_has_to_be_installed(device: str) -> None:
+    done = CliRunner().invoke(main, ["infer", "--text", "Good.", "--device", device])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "psamf-edge compile --target rtx" in done.stderr
 
 
 @pytest.mark.parametrize("device", ONNXRUNTIME_GPU)
@@ -129,8 +136,6 @@ def test_a_build_without_the_provider_says_what_to_install(
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["AzureExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(MissingDependencyError, match=r"has no .*pip install onnxruntime-gpu"):
         open_backend(small_bundle(tmp_path / "b.psamf", "cpu"), device)
-    done = CliRunner().invoke(main, ["infer", "--text", "Good.", "--device", device])
-    assert (done.exit_code, done.stdout) == (3, "")
 
 
 def test_onnxruntimes_own_fallback_is_off(tmp_path: Path) -> None:

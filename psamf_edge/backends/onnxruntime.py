@@ -42,7 +42,7 @@ class OnnxRuntimeBackend:
                     f"The bundle {bundle.name} {what} TensorRT engines, which ONNX Runtime cannot: use `--device cuda`,"
                     " or make another with `psamf-edge compile --target cpu`."
                 )
-        check_device(bundle, device)
+        check_device(device)
         self._sessions = {}
         for segment in bundle.plan:
             content = bundle.read(segment.file)

@@ -14,7 +14,7 @@ from psamf_edge.backends.profile import ranges_of
 from psamf_edge.backends.sessions import open_session
 from psamf_edge.bundle import Bundle, PlanSegment
 from psamf_edge.engine_cache import EngineCache, key_of
-from psamf_edge.errors import IntegrityError, MissingDependencyError, UsageError
+from psamf_edge.errors import IntegrityError, MissingDependencyError
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
@@ -28,17 +28,12 @@ INSTALL = {
 }
 
 
-def check_device(bundle: Bundle, device: str) -> None:
-    """Raise MissingDependencyError or UsageError where this ONNX Runtime cannot run this bundle there."""
+def check_device(device: str) -> None:
+    """Raise MissingDependencyError where this ONNX Runtime cannot run a bundle there."""
     wanted = ORDER[device][0]
     if wanted not in ort.get_available_providers():
         raise MissingDependencyError(
             f"This ONNX Runtime {ort.__version__} has no {wanted}: {INSTALL[wanted]}, or use `--device cpu`."
-        )
-    if wanted != CPU and (bundle.target, bundle.precision) == ("cpu", "int8"):
-        raise UsageError(
-            f"The bundle {bundle.name} is quantised for the CPU, and its int8 operators do not exist on CUDA: make one"
-            " with `psamf-edge compile --precision fp32`, or use `--device cpu`."
         )
 
 

@@ -39,8 +39,7 @@ class TensorRTBackend:
     Raises:
         MissingDependencyError: TensorRT, a binding of the driver, the driver or a GPU is missing, or TensorRT does not
             start here or does not serve this GPU.
-        UsageError: the bundle is quantised for the CPU, or in fp8 and the GPU has none, or its plugin is none that this
-            TensorRT takes.
+        UsageError: the bundle is in fp8 and the GPU has none, or its plugin is none that this TensorRT takes.
         IntegrityError: a file of the bundle is damaged.
         BuildError: TensorRT builds no engine of a segment.
     """
@@ -59,11 +58,6 @@ class TensorRTBackend:
         trt = _import_flavour(bundle)
         self._driver: Driver | None = open_driver()
         try:
-            if bundle.target == "cpu" and bundle.precision == "int8":
-                raise UsageError(
-                    f"The bundle {bundle.name} is quantised for the CPU, which TensorRT does not run: make one with"
-                    " `psamf-edge compile --target rtx` or `tensorrt`, or use `--device cpu`."
-                )
             check_capability(bundle.precision, "{}.{}".format(*self._driver.capability))
             self._plugins.enter_context(_plugins(bundle, trt))
             gpu = self._driver.capability, self._driver.model

@@ -61,7 +61,7 @@ def _parse_lengths(
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of the model.")
 @click.option("--rounds", type=click.IntRange(1), default=30, show_default=True, help="Clips of each model that count.")
-@click.option("--warmup", type=click.IntRange(0), default=3, show_default=True, help="Clips before that do not.")
+@click.option("--warmup", type=click.IntRange(0), default=3, show_default=True, help="Clips run first and not counted.")
 @click.option(
     "--concurrency",
     callback=_parse_concurrency,

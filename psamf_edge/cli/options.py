@@ -62,8 +62,9 @@ def model_options(command: Callable) -> Callable:
             type=click.Choice(DEVICES),
             default="auto",
             show_default=True,
-            help="cuda takes TensorRT, or ONNX Runtime for a bundle made for the CPU; onnxruntime-* that provider of"
-            " onnxruntime-gpu. None of them falls back to the CPU; auto may, and says so.",
+            help="auto takes the GPU for a bundle that was compiled for one, else the CPU. cuda takes TensorRT, or ONNX"
+            " Runtime for an fp32 bundle made for the CPU; onnxruntime-* that provider of onnxruntime-gpu. None of"
+            " these falls back to the CPU; auto may, if the bundle has no CUDA kernel of ours, and says so.",
         ),
         click.option(
             "--bundle",
