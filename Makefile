@@ -1,7 +1,9 @@
 # Each target sets up what it needs from a clean clone: a virtual environment in .venv, nothing outside it.
 PYTHON ?= python3
 TORCH ?= 2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test lint bench clean
 
@@ -26,15 +28,16 @@ bench: .venv/.test  ## the latency table of the README
 	$(PYTHON) -m venv .venv
 
 .venv/.demo: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[plot]'
+	$(PIP) -e '.[plot]'
 	@touch $@
 
-# torch by itself and pinned, before anything that depends on it: with a range, pip would fetch gigabytes of CUDA.
+# torch by itself, and its CPU build: PyPI's for Linux brings gigabytes of CUDA. From wherever pip looks, else from PyTorch's
+# own index, else PyPI's after all.
 # TensorRT-RTX builds engines without a GPU, but has wheels for x86-64 and Windows only: its tests skip where it is missing.
 .venv/.test: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[plot,compile,dev]'
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[rtx]'
+	$(PIP) torch==$(TORCH)+cpu 2>/dev/null || $(PIP) torch==$(TORCH) --index-url $(TORCH_INDEX) || $(PIP) torch==$(TORCH)
+	$(PIP) -e '.[plot,compile,dev]'
+	-$(PIP) -e '.[rtx]'
 	@touch $@
 
 clean:

@@ -26,39 +26,43 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Dependency:
-    """One package: of the project's mission or added by us, and what it is here for, or why it is not used."""
+    """One package, and what it is here for, or why it is not used."""
 
     package: str
-    mission: bool
     reason: str
 
 
 DEPENDENCIES = (
-    Dependency("numpy", True, "features, and the arrays between all parts"),
-    Dependency("onnxruntime", False, "runs the networks on any CPU, and on CUDA with onnxruntime-gpu"),
-    Dependency("av", False, "decodes clips; its wheels carry FFmpeg, so none has to be installed"),
-    Dependency("click", True, "the command line"),
-    Dependency("torch", True, "the model and its training; never at run time"),
-    Dependency("transformers", True, "the oracle of our text blocks in tests, and the hub's downloads"),
-    Dependency("onnx", True, "the exported graphs: checks, cuts, quantisation"),
-    Dependency("onnxscript", False, "PyTorch's exporter needs it"),
-    Dependency("safetensors", False, "weights without pickle"),
-    Dependency("tqdm", False, "progress of trainings"),
-    Dependency("accelerate", False, "trainings in several processes"),
-    Dependency("tensorrt", True, "engines on Jetson and data-centre GPUs"),
-    Dependency("tensorrt-rtx", False, "engines on desktop GPUs; its builder needs no GPU, so tests build engines"),
-    Dependency("cuda-bindings", False, "the CUDA driver and NVRTC from Python; wheels for x86-64 and aarch64"),
-    Dependency("pycuda", True, "the same driver calls, where it is installed; pip builds it with CUDA's toolkit"),
-    Dependency("optimum", True, "not used: it exports whole Hugging Face models, and ours is cut inside the last text "
+    Dependency("numpy", "features, and the arrays between all parts"),
+    Dependency("onnxruntime", "runs the networks on any CPU, and on CUDA with onnxruntime-gpu"),
+    Dependency("av", "decodes clips; its wheels carry FFmpeg, so none has to be installed"),
+    Dependency("click", "the command line"),
+    Dependency("torch", "the model and its training; never at run time"),
+    Dependency("transformers", "the oracle of our text blocks in tests, and the hub's downloads"),
+    Dependency("onnx", "the exported graphs: checks, cuts, quantisation"),
+    Dependency("onnxscript", "PyTorch's exporter needs it"),
+    Dependency("safetensors", "weights without pickle"),
+    Dependency("tqdm", "progress of trainings"),
+    Dependency("accelerate", "trainings in several processes"),
+    Dependency("tensorrt", "engines on Jetson and data-centre GPUs"),
+    Dependency("tensorrt-rtx", "engines on desktop GPUs; its builder needs no GPU, so tests build engines"),
+    Dependency("cuda-bindings", "the CUDA driver and NVRTC from Python; wheels for x86-64 and aarch64"),
+    Dependency("pycuda", "the same driver calls, where it is installed; pip builds it with CUDA's toolkit"),
+    Dependency("optimum", "not used: it exports whole Hugging Face models, and ours is cut inside the last text "
                "block; its quantiser is ONNX Runtime's, which we call ourselves"),
-    Dependency("pocketsphinx", False, "speech recognition that works offline"),
-    Dependency("faster-whisper", False, "better speech recognition, with a model the user gives"),
-    Dependency("matplotlib", False, "PNG timelines"),
-    Dependency("cryptography", False, "signatures of bundles, where one asks for them"),
-    Dependency("nvidia-cuda-nvrtc", False, "compiles the kernels on the machine that runs them"),
-    Dependency("pytest", True, "the tests"),
-    Dependency("hypothesis", False, "tests on generated input"),
-    Dependency("ruff", False, "lint and format"),
+    Dependency("pocketsphinx", "speech recognition that works offline"),
+    Dependency("faster-whisper", "better speech recognition, with a model the user gives"),
+    Dependency("matplotlib", "PNG timelines"),
+    Dependency("cryptography", "signatures of bundles, where one asks for them"),
+    Dependency("nvidia-cuda-nvrtc", "compiles the kernels on the machine that runs them"),
+    Dependency("pytest", "the tests"),
+    Dependency("hypothesis", "tests on generated input"),
+    Dependency("scikit-learn", "tests: the field's metrics, by others"),
+    Dependency("scikit-image", "tests: a photograph with a face"),
+    Dependency("tflite", "tests: the face models' own files, read by others"),
+    Dependency("jsonschema", "tests: every document against its schema"),
+    Dependency("ruff", "lint and format"),
+    Dependency("tomli", "settings files on Python 3.10"),
 )  # fmt: skip
 
 
@@ -99,7 +103,6 @@ def main() -> None:
         place, range_ = where.get(dependency.package, ("", ""))
         rows.append({
             "package": dependency.package,
-            "mission": dependency.mission,
             "place": place or "not required",
             "range": range_,
             "version": found and found[0],

@@ -64,7 +64,7 @@ def latency() -> str:
     where = (
         f"{m['cpu']}, {m['cores']} cores, onnxruntime {m['onnxruntime']}, Python {m['python']}, {m['date']}. "
         f"Resident memory after {warm['clip']['n']} clips: {memory['resident_mb']:.0f} MB, and {decoder:.0f} MB in the "
-        "decoder's process. `python -m benchmarks.clip_latency` prints it anew."
+        f"decoder's process. The last two rows are of {cold['score']['n']} processes. `make bench` measures it anew."
     )
     return f"{model}\n\n{clip}\n\n{where}"
 
@@ -123,11 +123,15 @@ def ablation(name: str) -> str:
 def dependencies() -> str:
     """Every package: its place, range, size and reason."""
     record = json.loads((RESULTS / "dependencies.json").read_text())
+
+    def size(row: dict) -> str:
+        build = " (CPU build)" if row["version"].endswith("+cpu") else ""
+        return f"{row['mb']:.1f}{build}"
+
     rows = [
-        [f"**{row['package']}**" if row["mission"] else row["package"], row["place"], row["range"] or "",
-         "" if row["mb"] is None else f"{row['mb']:.1f}", row["reason"]]
+        [row["package"], row["place"], row["range"] or "", "" if row["mb"] is None else size(row), row["reason"]]
         for row in record["packages"]
-    ]  # fmt: skip
+    ]
     header = ["package", "needed by", "range", "MB installed", "what for"]
     return f"{table(header, rows)}\n\n{record['system']}, Python {record['python']}, {record['date']}."
 

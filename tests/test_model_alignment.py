@@ -1,4 +1,4 @@
-"""The teacher's losses against formulas written here in float64 NumPy from the paper's text (psa-mf.md, section 1)."""
+"""The teacher's losses against formulas written here in float64 NumPy from the paper's text (arXiv 2512.01442)."""
 
 import dataclasses
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""PSA-MF against its equations, its table of differences and its promises (psa-mf.md, sections 1 and 2)."""
+"""PSA-MF against its equations, its table of differences and its promises (arXiv 2512.01442)."""
 
 import dataclasses
 import json
@@ -330,7 +330,7 @@ def test_the_table(checkpoint):
 
 
 def test_the_release_has_as_many_parameters_as_was_counted():
-    """About 330 M with its personality encoder, of which about 221 M work (psa-mf.md, section 2)."""
+    """About 330 M with its personality encoder, of which about 221 M work (arXiv 2512.01442)."""
     bert_base = BertConfig(width=768, heads=12, feed_forward=3072, blocks=12)
     with torch.device("meta"):
         teacher = Teacher(TeacherConfig.released(5, 20, bert=bert_base))

@@ -101,7 +101,7 @@ def run(
     complaints += [f"The refusal is no sentence: {text}" for text in refused.values() if not is_sentence(text)]
     return {
         "analyses": sum(times.values()),
-        "times": {clip.name: times[clip] for clip in clips},
+        "times": [times[clip] for clip in clips],  # without their names, which may be of people
         "hostile": {"files": len(hostile), "analyses": sum(times[clip] for clip in hostile), "refused": len(refused)},
         "differing": sum(differing.values()),
         "complaints": complaints,

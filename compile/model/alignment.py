@@ -1,4 +1,4 @@
-"""The losses of PSA-MF: contrast, alignment of personality and sentiment, and their sum (psa-mf.md, 1.3, 1.4, 1.7).
+"""The losses of PSA-MF: contrast, alignment of personality and sentiment, and their sum (arXiv 2512.01442).
 
 Samples whose text, voice or face is missing have nothing to align: each term is a mean over the samples that have what
 it compares, and zero where none has.
@@ -97,7 +97,7 @@ class Alignment(NamedTuple):
 
 
 class PersonalityAlignment(nn.Module):
-    """Projections of the text's CLS after block k, and of the personality vector (psa-mf.md, 1.4)."""
+    """Projections of the text's CLS after block k, and of the personality vector (arXiv 2512.01442)."""
 
     def __init__(self, text_width: int, personality_width: int, width: int, form: str, scored: bool) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class PersonalityAlignment(nn.Module):
 
 
 def total_loss(output: TeacherOutput, labels: Tensor, config: TeacherConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """L1(y^, y) + L_ccl + 0.1 L_ps + 0.09 L_clm (psa-mf.md, 1.7), for labels (B,) in float32; not under autocast.
+    """L1(y^, y) + L_ccl + 0.1 L_ps + 0.09 L_clm (arXiv 2512.01442), for labels (B,) in float32; not under autocast.
 
     Returns:
         The sum, and its terms before they are weighted: "l1", and "ccl", "ps", "clm" where the config has them.

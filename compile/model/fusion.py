@@ -1,4 +1,4 @@
-"""The fusion of PSA-MF: pre-fusion in the last text block, cross-modal attention, enhanced fusion (psa-mf.md, 3 to 6).
+"""The fusion of PSA-MF: pre-fusion in the last text block, cross-modal attention, enhanced fusion (arXiv 2512.01442).
 
 Everything here carries an axis S of modality subsets: each row of `present` says which of text, audio and face take
 part. Training uses it as modality dropout that shares one pass of the trunk; the runtime asks for the full set and the

@@ -1,4 +1,4 @@
-"""PSA-MF's voice and face encoder as published: one unidirectional LSTM layer over the valid steps (psa-mf.md, 1.1)."""
+"""PSA-MF's voice and face encoder as published: one unidirectional LSTM layer over the valid steps (arXiv 2512.01442)."""
 
 from __future__ import annotations
 

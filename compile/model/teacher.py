@@ -1,4 +1,4 @@
-"""PSA-MF as published, with each difference of its release as a named option (psa-mf.md, sections 1 and 2).
+"""PSA-MF as published, with each difference of its release as a named option (arXiv 2512.01442).
 
 `TeacherConfig.drawn` follows the paper and its figure, `TeacherConfig.released` the released code; every ablation of
 the paper is one `dataclasses.replace` away: personality=False, l_ps=0, l_clm=0, pre_fusion=False,

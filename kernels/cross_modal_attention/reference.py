@@ -21,7 +21,7 @@ def _gelu(x: ndarray) -> ndarray:
 
 
 def cross_modal_attention(query: ndarray, memory: ndarray, weights: dict[str, ndarray], heads: int = 2) -> ndarray:
-    """One text query over the valid steps of one modality (psa-mf.md, section 1, item 5, as the figure draws it).
+    """One text query over the valid steps of one modality (arXiv 2512.01442, as the figure draws it).
 
     Args:
         query: (d,), the projected CLS of the text.
