@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.measure import RESULTS, machine, save
 from benchmarks.validation_sets import ValidationSet, sitcom, validation_sets
 from psamf_edge.analyzer import Analyzer
-from psamf_edge.compile.calibration.metrics import balanced_weights, reliability, summarise
+from psamf_edge.compile.calibration.metrics import balanced_weights, reliability, rounded, summarise
 
 TITLES = {
     "text mosi": "words, CMU-MOSI",
@@ -54,10 +54,6 @@ def evaluate(analyzer: Analyzer, samples: ValidationSet) -> dict:
         "confidence_unsigned": round(float(confidences[~signed].mean()), 4) if (~signed).any() else None,
         "bins": [rounded(asdict(b)) for b in reliability(c, right, weights)],
     }
-
-
-def rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in values.items()}
 
 
 def plot(sets: dict[str, dict], path: Path) -> None:

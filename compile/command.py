@@ -107,11 +107,10 @@ def command(
         click.echo(shown(line), err=True)  # a bundle's own words may be among it
 
     if is_teacher(model):
-        _check_call(output, target, precision, fusion)  # what is wrong is found before hours of training, not after
-        check_free(output, force or was_packed(output))
+        _prepare(output, target, precision, fusion, quality, engines, low_memory, force)  # before hours of training
         model = distil_first(model, data, parts, student or output.with_suffix(".student"), log)
-    elif data.folder or data.files or student:
-        raise UsageError(f"--data, --features and --student are for a teacher to distil, and {model} is none.")
+    elif data.folder or data.files or student or parts != DEFAULT_WEIGHTS:
+        raise UsageError(f"--data, --features, --parts and --student are for a teacher to distil; {model} is none.")
     compile_bundle(model, output, target, precision, name, force, log, fusion, quality, engines, low_memory)
 
 
@@ -152,29 +151,11 @@ def compile_bundle(
         BuildError: no engine comes out of a segment.
         PrecisionError: the lowered model is past a bound; nothing was written.
     """
-    precision = _check_call(output, target, precision, fusion)
     quality = quality or Quality()
-    if quality.calibrate is not None and not is_calibrated(precision, target):
-        raise UsageError(
-            f"Nothing is calibrated for {target} in {precision}: leave out --calibrate, or take --precision int8 or fp8"
-            " for rtx or tensorrt."
-        )
-    _check_packages()
+    precision, builder, plugin = _prepare(output, target, precision, fusion, quality, engines, low_memory, force)
     from psamf_edge.compile.stages import calibration_seconds, expected_seconds
     from psamf_edge.compile.work import Work
 
-    check_free(output, force or was_packed(output))
-    builder = plugin = None
-    if fusion == "plugin" and not engines:
-        raise UsageError("Which plugin an engine takes depends on its TensorRT: leave out --no-engines.")
-    if target != "cpu" and engines:  # what may be missing is found before the work, not after
-        from psamf_edge.backends.engine_builder import BuildOptions
-        from psamf_edge.backends.engines import check_capability
-        from psamf_edge.compile.engines.target import open_builder
-
-        builder = open_builder(target, BuildOptions(low_memory or BuildOptions.from_environment().low_memory))
-        check_capability(precision, builder.origin.capability)
-        plugin = builder.plugin() if fusion == "plugin" else None
     work = Work(output, log, expected_seconds())
     if is_calibrated(precision, target):
         work.expect(calibration_seconds(quality.calibrate is not None))
@@ -280,6 +261,41 @@ def _compile(
         )
 
 
+def _prepare(
+    output: Path,
+    target: str,
+    precision: str | None,
+    fusion: str | None,
+    quality: Quality,
+    engines: bool,
+    low_memory: bool,
+    force: bool,
+) -> tuple[str, EngineBuilder | None, str | None]:
+    """All that can be found wrong or missing before the model is looked at, and so before any work.
+
+    Returns the precision to compile to; where engines are built here, the builder; and where they take a plugin, which.
+    Raises what `compile_bundle` does.
+    """
+    precision = _check_call(output, target, precision, fusion)
+    if quality.calibrate is not None and not is_calibrated(precision, target):
+        raise UsageError(
+            f"Nothing is calibrated for {target} in {precision}: leave out --calibrate, or take --precision int8 or fp8"
+            " for rtx or tensorrt."
+        )
+    _check_engines(target, fusion, engines, low_memory)
+    _check_packages()
+    check_free(output, force or was_packed(output))
+    if target == "cpu" or not engines:
+        return precision, None, None
+    from psamf_edge.backends.engine_builder import BuildOptions
+    from psamf_edge.backends.engines import check_capability
+    from psamf_edge.compile.engines.target import open_builder
+
+    builder = open_builder(target, BuildOptions(low_memory or BuildOptions.from_environment().low_memory))
+    check_capability(precision, builder.origin.capability)
+    return precision, builder, builder.plugin() if fusion == "plugin" else None
+
+
 def _check_call(output: Path, target: str, precision: str | None, fusion: str | None) -> str:
     """The precision to compile to. Raises UsageError: a wrong combination."""
     allowed = PRECISIONS.get(target)
@@ -298,6 +314,18 @@ def _check_call(output: Path, target: str, precision: str | None, fusion: str | 
     if output.suffix != ".psamf":
         raise UsageError(f"A bundle's name ends in .psamf: write {output.name}.psamf in place of {output.name}.")
     return precision
+
+
+def _check_engines(target: str, fusion: str | None, engines: bool, low_memory: bool) -> None:
+    if target == "cpu" and (low_memory or not engines):
+        raise UsageError("The target cpu has no engines: leave out --no-engines and --low-memory.")
+    if fusion == "plugin" and not engines:
+        raise UsageError("Which plugin an engine takes depends on its TensorRT: leave out --no-engines.")
+    if low_memory and not engines:
+        raise UsageError(
+            "With --no-engines nothing is built here: leave out --low-memory, and set PSAMF_EDGE_LOW_MEMORY=1 on the"
+            " device that builds."
+        )
 
 
 def _check_packages() -> None:

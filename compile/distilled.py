@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from psamf_edge.compile.files import atomic
 from psamf_edge.compile.training.options import CommonOptions, DataOption
 from psamf_edge.compile.training.record import RECORD
 from psamf_edge.errors import UsageError
 
-ORIGIN = "distilled-from.json"
 Log = Callable[[str], None]
 
 
@@ -34,39 +30,31 @@ def distil_first(
         assignments: settings that are not the default, NAME=VALUE.
 
     Raises:
-        UsageError: no data, or the folder holds the student of another teacher.
+        UsageError: no data; or the folder was begun with another teacher, other data, parts or settings, or holds
+            something else.
     """
     chosen = data.chosen()
-    origin = {
-        "teacher_sha256": hashlib.sha256((teacher / "teacher.safetensors").read_bytes()).hexdigest(),
-        "data": [str(path.resolve()) for path in ([chosen] if isinstance(chosen, Path) else chosen)],
-    }
-    _remember(folder, origin)
-    if (folder / RECORD).is_file():
-        log(f"{teacher} was distilled into {folder} before")
-        return folder
     from psamf_edge.compile.distillation.settings import DistilSettings
-    from psamf_edge.compile.distillation.source import open_source
+    from psamf_edge.compile.distillation.source import ingredients, open_source
+    from psamf_edge.compile.training.made_of import remember
     from psamf_edge.compile.training.student import train_student
+    from psamf_edge.compile.training.toml_settings import REMEMBERED
+    from psamf_edge.compile.training.toml_settings import remember as remember_settings
+    from psamf_edge.compile.training.training_data import remember_data
 
+    there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if there - {f"{REMEMBERED}.new"} and REMEMBERED not in there:  # the new one is what a kill leaves
+        raise UsageError(f"{folder} holds something else than a distillation: name another folder with --student.")
     common = CommonOptions(None, tuple(assignments), False, "auto", 2, False)
     settings = common.settings(DistilSettings)
+    if (folder / RECORD).is_file():  # a training that is not finished holds all of this against the folder by itself
+        remember_settings(folder, settings)
+        remember_data(folder, chosen, parts, settings)
+        remember(folder, ingredients([teacher], "teacher", None, ()))
+        log(f"{teacher} was distilled into {folder} before")
+        return folder
     log(f"distil {teacher} into {folder} ...")
     run = common.open_run(folder, settings)
     source = open_source([teacher], folder, run.compute, settings)
     train_student(chosen, source, parts, folder, settings, run, f"psamf-edge compile TEACHER {data.shown}")
     return folder
-
-
-def _remember(folder: Path, origin: dict) -> None:
-    path = folder / ORIGIN
-    if not path.is_file():
-        if folder.is_dir() and {file.name for file in folder.iterdir()} - {f"{ORIGIN}.new"}:  # which a kill leaves
-            raise UsageError(f"{folder} holds something else than a distillation: name another folder with --student.")
-        with atomic(path) as new:
-            new.write_text(json.dumps(origin, indent=2) + "\n")
-    elif json.loads(path.read_text(encoding="utf-8")) != origin:
-        raise UsageError(
-            f"{folder} holds the student of another teacher or other data: name another folder with"
-            " --student, or remove it."
-        )

@@ -27,6 +27,7 @@ from psamf_edge.compile.calibration.metrics import (
     chance_error,
     log_loss,
     reliability,
+    rounded,
     summarise,
     wilson,
 )
@@ -285,7 +286,7 @@ def test_calibrate_a_student(student):
 
 def test_the_plot_is_small_and_the_same_each_time(draws, tmp_path):
     pytest.importorskip("matplotlib", reason="the plot extra (matplotlib) is not installed")
-    from benchmarks.reliability import plot, rounded
+    from benchmarks.reliability import plot
 
     confidence, right = draws
     bins = [rounded(asdict(b)) for b in reliability(confidence, right)]

@@ -24,7 +24,9 @@ from psamf_edge.compile.distillation.teaching import Teaching, attention_gap, op
 from psamf_edge.compile.model.bert import BertConfig
 from psamf_edge.compile.model.student import Student, StudentConfig, kept_blocks, save_student
 from psamf_edge.compile.model.teacher import Teacher, TeacherConfig, save_teacher
-from psamf_edge.compile.personality.model import PersonalityEncoder, save_personality
+from psamf_edge.compile.personality.model import PersonalityEncoder, load_personality, save_personality
+from psamf_edge.compile.personality.vectors import personality_vectors
+from psamf_edge.compile.training import reading
 from psamf_edge.compile.training.device import Compute, to_tensors
 from psamf_edge.compile.training.fusion_stage import draw_subsets, score_batch, set_feature_scales
 from psamf_edge.compile.training.objective import Scored, score_objective
@@ -419,3 +421,47 @@ def test_a_sentence_is_asked_once_and_remembered(tmp_path):
     assert len(asked) == 3
     with pytest.raises(UsageError, match="made by other teachers"):
         Library(answer, cache, "b")
+
+
+def lengths(*sizes):
+    """Different sentences of so many tokens."""
+    return [np.r_[2, 10 + number, np.full(size - 3, 5), 3].astype(np.int64) for number, size in enumerate(sizes)]
+
+
+def test_what_was_asked_before_a_kill_is_kept_and_the_batches_are_those_of_one_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "BLOCK", 8)
+    sentences = lengths(*np.random.default_rng(0).integers(3, 9, 45))
+    batches, blocks = [], []
+
+    def answer(asked):
+        blocks.append(len(asked))
+        if len(blocks) == 4:
+            raise KeyboardInterrupt  # what comes next is not done, as after a kill
+        batches.extend([asked[row].tobytes() for row in rows] for rows, *_ in reading.by_length(asked, 4, "cpu"))
+        numbers = np.array([ids[1] for ids in asked], np.float32)
+        return Knowledge(numbers, numbers[:, None], -numbers[:, None])
+
+    with pytest.raises(KeyboardInterrupt):
+        Library(answer, tmp_path / "knowledge.npz", "a").of(sentences)
+    known = Library(answer, tmp_path / "knowledge.npz", "a").of(sentences)
+    assert known.scores.tolist() == [ids[1] for ids in sentences]
+    assert blocks == [8, 8, 8, 8, 8, 8, 5]
+    assert batches == [
+        [sentences[row].tobytes() for row in rows] for rows, *_ in reading.by_length(sentences, 4, "cpu")
+    ]
+
+
+def test_personality_is_read_once_whether_block_by_block_or_all_at_once(corpora, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "BLOCK", 8)
+    directory, sentences = write_teacher(tmp_path / "teacher", corpora), lengths(7, 4, 5, 8, 3, 4, 6, 8, 5, 4, 3)
+    encoder = load_personality(directory)
+    sentences = [np.minimum(ids, encoder.config.vocabulary - 1) for ids in sentences]
+    vectors = open_teaching([directory], tmp_path, Compute()).vectors
+    rows = reading.blocks_by_length(sentences)
+    assert [len(block) for block in rows] == [8, 3]
+    apart = np.concatenate([vectors([sentences[row] for row in block]) for block in rows])
+    kept = sorted(tmp_path.glob("personality-*.npz"))
+    assert np.array_equal(vectors(sentences)[np.concatenate(rows)], apart)
+    assert sorted(tmp_path.glob("personality-*.npz")) == kept
+    assert len(kept) == 2
+    assert np.allclose(vectors(sentences), personality_vectors(encoder, sentences), atol=1e-6)

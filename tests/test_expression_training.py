@@ -208,3 +208,43 @@ def test_the_command_writes_weights_model_and_result(tmp_path):
     outcome = CliRunner().invoke(train.main, [*map(str, arguments), "--start", str(weights)], catch_exceptions=False)
     assert outcome.exit_code == 0
     assert len(json.loads(result.read_text())["trainings"]) == 2  # the result tells of both
+
+
+@pytest.mark.parametrize("full", ["weights", "model", "result"])
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, full):
+    for name in data.ARCHIVES:
+        faces = bars(28)
+        np.savez(tmp_path / f"{name}.npz", **{f: getattr(faces, f) for f in data.Faces.__dataclass_fields__})
+    paths = {
+        "weights": tmp_path / "expression.safetensors",
+        "model": tmp_path / "a.onnx",
+        "result": tmp_path / "a.json",
+    }
+    for path in paths.values():
+        path.write_bytes(b"what was there")
+
+    def half(*given, **options):
+        with open(next(each for each in given if isinstance(each, Path)), "wb") as file:
+            file.write(b"ha")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train, "fit", lambda *arguments: 1.0)
+    monkeypatch.setattr(train, "evaluate", lambda *arguments: {})
+    monkeypatch.setattr(train, "latency", lambda *arguments: {})
+    owner, name = {
+        "weights": ("safetensors.torch", "save_file"), "model": ("pathlib.Path", "write_bytes"),
+        "result": ("pathlib.Path", "write_text"),
+    }[full]  # fmt: skip
+    monkeypatch.setattr(f"{owner}.{name}", half)
+    arguments = ["--cache", tmp_path, "--run", tmp_path, "--onnx", paths["model"], "--result", paths["result"]]
+    outcome = CliRunner().invoke(train.main, [str(a) for a in arguments])
+    assert "No space left" in str(outcome.exception)
+    assert paths[full].read_bytes() == b"what was there"
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--minutes", "--threads"])
+def test_a_training_of_no_length_is_refused(tmp_path, option):
+    arguments = ["--cache", tmp_path, "--run", tmp_path, "--onnx", tmp_path / "a", "--result", tmp_path / "b"]
+    outcome = CliRunner().invoke(train.main, [*map(str, arguments), option, "0"])
+    assert outcome.exit_code == 2
+    assert f"Invalid value for '{option}'" in outcome.output

@@ -24,9 +24,11 @@ from psamf_edge.bundle import DEFAULT_BUNDLE
 from psamf_edge.cli import main
 from psamf_edge.compile import lock
 from psamf_edge.compile.data.feature_file import load_features, read_header
+from psamf_edge.compile.extraction import extract
 from psamf_edge.compile.extraction.clips import ClipExtractor, ClipFeatures
 from psamf_edge.compile.extraction.labels import LabelledClip, read_labels
 from psamf_edge.compile.extraction.workers import Workers
+from psamf_edge.compile.files import atomic
 from psamf_edge.errors import InputError, UsageError
 
 SAMPLE = Path(psamf_edge.__file__).parent / "data" / "sample.mp4"
@@ -242,7 +244,11 @@ class TestRuns:
             time.sleep(0.05)
         kept = {part: part.stat().st_mtime_ns for part in parts.glob("*.npz")}
         assert 1 <= len(kept) < 3
-        for half in (".0123.npz.9", ".whole.npz.9", ".whole.pkl.9"):  # as a kill in the middle of a write leaves behind
+        for half in (
+            "0123.npz.new",
+            "whole.npz.new",
+            "whole.pkl.new",
+        ):  # as a kill in the middle of a write leaves them
             (parts / half).write_bytes(b"half")
         assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
         assert not parts.exists()
@@ -279,6 +285,38 @@ class TestRuns:
         assert (result.exit_code, result.stdout) == (4, "")
         assert result.stderr.count("\n") == 1
         assert run(labels, "-o", tmp_path / "o.npz", "--bundle", tmp_path / "none").exit_code == 2
+
+    def test_a_clip_of_several_rows_is_extracted_once(self, tmp_path, monkeypatch):
+        asked, done = [], []
+
+        class SlowWorkers(Workers):
+            def extract(self, clip, part):
+                asked.append(clip)
+                time.sleep(0.1)  # so that another thread could come in between
+                ClipFeatures(np.ones((3, 63), np.float32), np.zeros((0, 69), np.float32), []).save(part)
+
+        monkeypatch.setattr(extract, "Workers", SlowWorkers)
+        (tmp_path / "talk.mp4").write_bytes(b"")
+        clips = {"a": tmp_path / "talk.mp4", "b": tmp_path / "none.mp4", "c": tmp_path / "talk.mp4"}
+        rows = [LabelledClip(line, *row) for line, row in enumerate(
+            [(name, "train", clip, "so", 1.0) for name, clip in clips.items()], start=2
+        )]  # fmt: skip
+        found = extract.extract_clips(rows, tmp_path / "parts", jobs=2, on_row=lambda: done.append(1))
+        assert asked == [tmp_path / "talk.mp4"]
+        assert found.sets["train"].ids == ["a", "c"]
+        assert [failure[:10] for failure in found.failures] == ["line 3, b:"]
+        assert len(done) == 3
+
+    def test_what_killed_runs_left_goes_with_the_parts(self, tmp_path):
+        parts = tmp_path / "o.npz.parts"
+        parts.mkdir()
+        for name in ("0123.npz", "whole.npz", "whole.pkl"):
+            with atomic(parts / name) as new:
+                new.write_bytes(b"whole")
+            new.write_bytes(b"half")  # a kill leaves it there
+        (parts / "whole.pkl").rename(tmp_path / "o.pkl")
+        extract.remove_parts(parts)
+        assert not parts.exists()
 
     def test_files_of_others_stay_in_the_folder_of_parts(self, tmp_path):
         labels = tmp_path / "label.csv"

@@ -239,6 +239,25 @@ def test_program_names_the_missing_file(tmp_path):
     assert "face_detection_short_range.tflite" in result.output
 
 
+def test_a_full_disk_leaves_the_model_that_was_there(tmp_path, monkeypatch):
+    def half(path, data):
+        with open(path, "wb") as file:
+            file.write(data[:1])
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "face_mesh.onnx").write_bytes(b"what was there")
+    monkeypatch.setattr(program, "SOURCES", {"face_mesh.onnx": ("face.tflite", hashlib.sha256(b"a model").hexdigest())})
+    monkeypatch.setattr(program, "convert", lambda data, name: b"another")
+    (tmp_path / "face.tflite").write_bytes(b"a model")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", half)
+        result = CliRunner().invoke(program.main, [str(tmp_path), "-o", str(tmp_path)])
+    assert "No space left" in str(result.exception)
+    assert (tmp_path / "face_mesh.onnx").read_bytes() == b"what was there"
+    assert CliRunner().invoke(program.main, [str(tmp_path), "-o", str(tmp_path)]).exit_code == 0
+    assert (tmp_path / "face_mesh.onnx").read_bytes() == b"another"
+
+
 def test_notice_beside_the_shipped_models_is_the_program_s_own():
     assert (WEIGHTS / "NOTICE-mediapipe.txt").read_text(encoding="utf-8") == program.notice()
 

@@ -268,6 +268,12 @@ class TestFeatureFile:
             ("header", [1], "schema"),
             ("header", {"schema": "psamf-edge-features/1", "splits": {"dev": 1}}, "other splits"),
             ("header", {"schema": "psamf-edge-features/1"}, "other splits"),
+            ("header", {"schema": "psamf-edge-features/1", "splits": {}}, "or none"),
+            ("header", {"schema": "psamf-edge-features/1", "splits": {"train": 0}}, "a split without clips"),
+            ("header", {"schema": "psamf-edge-features/1", "splits": {"train": [12]}}, "a split without clips"),
+            ("train.strings", ["a"] * 12, "no ids and texts in train.strings"),
+            ("train.strings", {"ids": 12, "raw_text": ["a"] * 12}, "no ids and texts"),
+            ("train.strings", {"ids": ["a"] * 12, "raw_text": [1] * 12}, "no ids and texts"),
             ("train.labels", np.zeros(11, np.float32), "has not 12 of everything"),
             ("train.labels", np.zeros(12, np.float64), "not what belongs"),
             ("train.labels", np.full(12, np.nan, np.float32), "not finite"),
@@ -300,6 +306,20 @@ class TestFeatureFile:
         with pytest.raises(InputError, match=message):
             load_features(tmp_path / "b.npz", "train")
 
+    @pytest.mark.parametrize(
+        "layout",
+        [
+            "{'descr': '|u1', 'fortran_order': False, 'shape': (3,",
+            "{'descr': '|u1', 1: False, 'shape': (3,), }",
+            "  x\n y",
+        ],
+    )
+    def test_a_header_that_is_no_python(self, tmp_path, layout):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.writestr("header.npy", b"\x93NUMPY\x01\x00\x76\x00" + layout.encode().ljust(118) + b"[1]")
+        with pytest.raises(InputError, match="damaged in header"):
+            read_header(tmp_path / "a.npz")
+
     def test_compressed_members_are_refused(self, tmp_path):
         np.savez_compressed(tmp_path / "a.npz", header=np.zeros(10**6, np.uint8))
         with pytest.raises(InputError, match="not written by psamf-edge"):
@@ -314,6 +334,13 @@ class TestFeatureFile:
 
 
 class TestBackToMmsa:
+    def test_sizes_that_differ_between_splits(self, tmp_path):
+        sets = read_mmsa(write(tmp_path / "a.pkl", content())).sets
+        sets["test"].audio[:] = [np.zeros((1, 6), np.float32) for _ in sets["test"].audio]
+        with pytest.raises(InputError, match=r"audio has not the same size in all splits: \[5, 6\]"):
+            write_mmsa(tmp_path / "b.pkl", sets)
+        assert not (tmp_path / "b.pkl").exists()
+
     def test_mmsa_loads_what_we_write(self, tmp_path):
         sets = read_mmsa(write(tmp_path / "a.pkl", content(front=("audio", "vision")))).sets
         sets["test"].audio[1] = np.zeros((0, 5), np.float32)
@@ -365,6 +392,15 @@ class TestCommand:
         again = read_mmsa(tmp_path / "b.pkl")
         assert all(equal(again.sets[split], clips) for split, clips in read_mmsa(source).sets.items())
 
+    def test_values_past_the_declared_length_are_counted(self, tmp_path):
+        made = content()
+        made["train"]["audio_lengths"] = [max(1, length - 1) for length in made["train"]["audio_lengths"]]
+        longer = sum(row.any(axis=1).sum() > 1 for row in made["train"]["audio"])
+        result = run(write(tmp_path / "a.pkl", made), "-o", tmp_path / "a.npz")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert json.loads(result.stdout)["audio"]["outside"] == read_header(tmp_path / "a.npz")["audio"]["outside"]
+        assert json.loads(result.stdout)["audio"]["outside"] == longer > 0
+
     def test_mmsa_wants_three_splits(self, tmp_path):
         run(write(tmp_path / "a.pkl", {"train": content()["train"]}), "-o", tmp_path / "a.npz")
         result = run(tmp_path / "a.npz", "-o", tmp_path / "b.pkl")
@@ -376,7 +412,8 @@ class TestCommand:
         [
             ("a.pkl", "a.txt", (), r"must end in \.npz"),
             ("a.pkl", "b.pkl", (), r"is a \.pkl already"),
-            ("a.pkl", "a.npz", ("--clips", "."), "for label files"),
+            ("a.pkl", "a.npz", ("--clips", "."), "for label files, --clips: a feature file has no clips"),
+            ("a.pkl", "a.npz", ("--jobs", "1", "--limit", "seconds=9"), "for label files, --jobs, --limit: a feature"),
             ("a.pkl", "no/a.npz", (), "There is no folder"),
             ("b.pkl", "a.npz", (), "There is no file"),
             (".", "a.npz", (), "There is no file"),

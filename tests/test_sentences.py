@@ -51,11 +51,18 @@ def test_no_more_than_asked_for_spread_over_the_file(tmp_path, wordpiece, most):
     assert np.diff(places).max(initial=0) - np.diff(places).min(initial=100) <= 1
 
 
+def test_sizes_whose_share_is_no_whole_number(tmp_path, wordpiece):
+    for size in range(1, 60):
+        (tmp_path / "a.txt").write_text("".join(f"this is number {i}\n" for i in range(size)))
+        for most in (7, 11):  # 17 of these by sevenths come to 8 in floating-point numbers
+            assert len(read_sentences([SentenceFile(tmp_path / "a.txt")], wordpiece, 96, most)) == min(size, most)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "column", "sentence"),
     [
-        ("a.csv", b"id,words\n1,he said so\n", "", "has no column 'text'; its columns are id, words"),
-        ("a.csv", b"", "", "has no column 'text'"),
+        ("a.csv", b"id,words\n1,he said so\n", "", "lacks the columns text; its columns are id, words"),
+        ("a.csv", b"", "", "lacks the columns text; its columns are none"),
         ("a.txt", b"", "", "adds no sentence of 3 words or more"),
         ("a.txt", b"two words\n", "", "adds no sentence"),
         ("a.txt", b"\xff\xfe\x00 no text at all", "", "is no UTF-8 text"),

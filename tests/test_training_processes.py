@@ -1,4 +1,6 @@
-"""The teacher in two processes over gloo: its losses compare samples, also those that the other process has."""
+"""Two processes over gloo: the teacher's losses compare samples, also those that the other process has; and what
+teachers know is read by one of the two.
+"""
 
 import pytest
 
@@ -82,3 +84,38 @@ def test_two_processes_have_one_s_loss_and_gradients(first_step, preset):
     # bfloat16 has eight bits, and the two ways of adding up part early
     in_halves = [first_step(world, f"{preset}-bfloat16-0") for world in (1, 2)]
     assert float(in_halves[1]["loss"]) == pytest.approx(float(in_halves[0]["loss"]), rel=2e-2)
+
+
+READING = """
+import sys
+from pathlib import Path
+import numpy as np
+from psamf_edge.compile.distillation.knowledge import Knowledge
+from psamf_edge.compile.distillation.words import Lesson, WordTeacher
+from psamf_edge.compile.training.device import open_compute
+compute, folder = open_compute("cpu"), Path(sys.argv[2])
+
+class Reader(WordTeacher):
+    def __init__(self):
+        cache = folder / "knowledge.npz" if compute.is_main else None
+        self.lesson, self.read = Lesson(cache=cache, once=compute.once), 0
+
+    def ask(self, sentences):
+        self.read += len(sentences)
+        sums = np.array([ids.sum() for ids in sentences], np.float32)
+        return Knowledge(sums, sums[:, None], sums[:, None])
+
+sentences = [np.array([2, token, 3]) for token in range(10, 20)]
+read = []
+for share in (4, 10, 10):  # a run that was cut short, one that goes on, one that has it all
+    reader = Reader()
+    assert reader.known(sentences[:share]).scores.tolist() == [ids.sum() for ids in sentences[:share]]
+    read.append(reader.read)
+assert read == ([4, 6, 0] if compute.is_main else [0, 0, 0]), read
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_read_with_the_teachers_once(tmp_path):
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    run_processes(READING, tmp_path / "reading", 2)

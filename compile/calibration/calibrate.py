@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from psamf_edge.compile.calibration.fit import RIDGE, Correction, fit
-from psamf_edge.compile.calibration.metrics import summarise
+from psamf_edge.compile.calibration.metrics import rounded, summarise
 from psamf_edge.compile.calibration.predictions import Predictions, gather, gather_clips
 from psamf_edge.compile.data.faces import FaceSet
 from psamf_edge.compile.data.real import RealSamples
@@ -92,8 +92,3 @@ def _compare(parts: list[tuple[Predictions, np.ndarray]]) -> dict:
         "before": rounded(summarise(before, right, weights)),
         "after": rounded(summarise(after, right, weights)),
     }
-
-
-def rounded(values: dict[str, float]) -> dict[str, float]:
-    """Four digits: the sets are too small for more to mean anything."""
-    return {name: round(value, 4) for name, value in values.items()}

@@ -109,6 +109,11 @@ def summarise(confidence: ArrayLike, right: ArrayLike, weights: ArrayLike | None
     }
 
 
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    """Four digits: the sets are too small for more to mean anything."""
+    return {name: round(value, 4) for name, value in values.items()}
+
+
 def _bins(c: np.ndarray, equal: str, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """The edges (bins + 1,), and in which bin each confidence lies, (N,)."""
     if equal == "width":

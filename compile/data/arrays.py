@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import struct
+import tokenize
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,12 @@ import numpy as np
 from psamf_edge.compile.files import atomic
 from psamf_edge.errors import InputError
 
+# What reading a damaged or hostile .npz raises: the zip archive; the header of an .npy, which NumPy hands to Python's
+# tokenizer where it is no literal; and the keys in it, which NumPy sorts.
+DAMAGED = (
+    zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
+    struct.error, tokenize.TokenError,
+)  # fmt: skip
 Rows = Sequence[np.ndarray]  # arrays (T_i, ...) that are stored as one, (sum T_i, ...)
 
 
@@ -54,7 +62,7 @@ class ArrayFile:
             self._archive = zipfile.ZipFile(path)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-        except zipfile.BadZipFile as error:
+        except DAMAGED as error:
             raise self.error("is no .npz file, or is cut short") from error
 
     def __enter__(self) -> ArrayFile:
@@ -86,7 +94,7 @@ class ArrayFile:
                 return np.frombuffer(bytearray(member.read()), wanted).reshape(shape)
         except KeyError as error:
             raise self.error(f"lacks {name}") from error
-        except (OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise self.error(f"is damaged in {name} ({error})") from error
 
     def rows(self, name: str, lengths: np.ndarray, dtype: type = np.float32) -> list[np.ndarray]:

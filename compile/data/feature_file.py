@@ -83,10 +83,8 @@ def load_features(path: Path, split: str) -> MmsaSet:
         splits = _header(file)["splits"]
         if split not in splits:
             raise UsageError(f"{path} has no split {split!r}; it has {', '.join(splits)}.")
-        strings = file.json(f"{split}.strings")
         clips = MmsaSet(
-            strings["ids"],
-            strings["raw_text"],
+            *_strings(file, f"{split}.strings"),
             file.read(f"{split}.text_ids", np.int32, 2).astype(np.int64),
             file.read(f"{split}.text_mask", np.uint8, 2).astype(np.float32),
             *(file.rows(f"{split}.{s}", file.read(f"{split}.{s}_lengths", np.int32, 1)) for s in STREAMS),
@@ -104,6 +102,20 @@ def _header(file: ArrayFile) -> dict[str, Any]:
     header = file.json("header")
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         raise file.error(f"is not a feature file of schema {SCHEMA}")
-    if not isinstance(header.get("splits"), dict) or not set(header["splits"]) <= set(SPLITS):
-        raise file.error(f"has other splits than {', '.join(SPLITS)}")
+    splits = header.get("splits")
+    if not isinstance(splits, dict) or not splits or not set(splits) <= set(SPLITS):
+        raise file.error(f"has other splits than {', '.join(SPLITS)}, or none")
+    if not all(type(count) is int and count > 0 for count in splits.values()):
+        raise file.error("has a split without clips")
     return header
+
+
+def _strings(file: ArrayFile, name: str) -> tuple[list[str], list[str]]:
+    """The ids and the texts of a split."""
+    strings = file.json(name)
+    if not isinstance(strings, dict) or not all(
+        isinstance(texts := strings.get(field), list) and all(isinstance(text, str) for text in texts)
+        for field in ("ids", "raw_text")
+    ):
+        raise file.error(f"has no ids and texts in {name}")
+    return strings["ids"], strings["raw_text"]

@@ -47,8 +47,12 @@ def write_mmsa(path: Path, sets: Mapping[str, MmsaSet]) -> None:
     so of MMSA's models those run that use BERT.
 
     Raises:
+        InputError: a stream has not the same size in all splits.
         OSError: the file cannot be written.
     """
+    for stream in STREAMS:
+        if len(found := {row.shape[1] for clips in sets.values() for row in getattr(clips, stream)}) > 1:
+            raise InputError(f"{stream} has not the same size in all splits: {sorted(found)}; MMSA wants one size.")
     steps = {s: max(1, *(len(row) for clips in sets.values() for row in getattr(clips, s))) for s in STREAMS}
     sizes = {s: next(row.shape[1] for clips in sets.values() for row in getattr(clips, s)) for s in STREAMS}
     content = {}

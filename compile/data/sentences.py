@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from psamf_edge.compile.data.table import open_table
 from psamf_edge.errors import UsageError
 from psamf_edge.words.wordpiece import WordPiece
 
 COLUMN = "text"
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _LEAST, _MOST = 3, 40  # words: fewer say little, and a text with no full stop is cut
-_LONGEST_FIELD = 1 << 20  # characters; csv's own limit is 131 thousand
 
 
 @dataclass(frozen=True)
@@ -44,28 +43,24 @@ class SentenceFile:
         """Each text as it stands.
 
         Raises:
-            UsageError: the file is not UTF-8, or lacks the column.
+            UsageError: the file cannot be read, is not UTF-8, or lacks the column.
         """
-        limit = csv.field_size_limit(_LONGEST_FIELD)
+        if self.path.suffix.lower() == ".csv":
+            with open_table(self.path, (self.column,)) as reader:
+                yield from (row[self.column] or "" for row in reader)
+            return
         try:
             with self.path.open(newline="", encoding="utf-8-sig") as file:
-                if self.path.suffix.lower() != ".csv":
-                    yield from file
-                    return
-                reader = csv.DictReader(file)
-                if self.column not in (reader.fieldnames or ()):
-                    there = ", ".join(reader.fieldnames or ())
-                    raise UsageError(f"{self.path} has no column {self.column!r}; its columns are {there}.")
-                yield from (row[self.column] or "" for row in reader)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UsageError(f"{self.path} is no UTF-8 text ({error}).") from error
-        finally:
-            csv.field_size_limit(limit)
+                yield from file
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be read ({error.strerror}); give a text file.") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{self.path} is no UTF-8 text ({error}); save it as such.") from error
 
 
 def cut(text: str) -> Iterator[str]:
     """The sentences of a text; one with no end is cut after _MOST words, one of fewer than _LEAST is left out."""
-    for sentence in _SENTENCE_END.split(text):
+    for sentence in SENTENCE_END.split(text):
         words = sentence.split()
         for start in range(0, len(words), _MOST):
             piece = words[start : start + _MOST]
@@ -89,7 +84,7 @@ def read_sentences(
         before = len(found)
         sentences = list(dict.fromkeys(sentence for text in file.texts() for sentence in cut(text)))
         step = max(1.0, len(sentences) / most) if most else 1.0
-        for place in np.arange(0, len(sentences), step).astype(int):
+        for place in np.arange(0, len(sentences), step).astype(int)[: most or None]:  # rounded, it may give one more
             ids = wordpiece.encode(sentences[place], max_tokens=max_tokens).ids
             found.setdefault(ids.tobytes(), ids)
         if len(found) == before:

@@ -5,6 +5,7 @@ Splits are by speaker. Validation speakers are never trained on; upstream's RAVD
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,9 @@ EMODB_EMOTIONS = {
     "W": "angry", "L": "boredom", "E": "disgust", "A": "fear", "F": "happy", "T": "sad", "N": "neutral",
 }  # fmt: skip
 
+# as upstream coins the names: of the emotion and the speaker, 03-01-05-02-01-01-19 and 03a01Fa
+_RAVDESS = re.compile(r"\d\d-\d\d-(\d\d)-\d\d-\d\d-\d\d-(\d\d)")
+_EMODB = re.compile(r"(\d\d)[a-z]\d\d([A-Z])[a-z]?")
 RECORDINGS = {".opus", ".wav"}  # by suffix
 
 # two women and two men of RAVDESS; one woman and one man of EMO-DB
@@ -52,11 +56,12 @@ class SpeechSet:
 
 
 def describe(path: Path) -> tuple[str, str, str]:
-    """Corpus, emotion and speaker, from a file's name as upstream coins it."""
-    if path.stem.count("-") == 6:
-        fields = path.stem.split("-")
-        return "ravdess", RAVDESS_EMOTIONS[fields[2]], f"ravdess {fields[6]}"
-    return "emodb", EMODB_EMOTIONS[path.stem[5]], f"emodb {path.stem[:2]}"
+    """Corpus, emotion and speaker, from a file's name as upstream coins it. Raises UsageError if it is no such name."""
+    if (named := _RAVDESS.fullmatch(path.stem)) and named[1] in RAVDESS_EMOTIONS:
+        return "ravdess", RAVDESS_EMOTIONS[named[1]], f"ravdess {named[2]}"
+    if (named := _EMODB.fullmatch(path.stem)) and named[2] in EMODB_EMOTIONS:
+        return "emodb", EMODB_EMOTIONS[named[2]], f"emodb {named[1]}"
+    raise UsageError(f"{path} has no name as RAVDESS and EMO-DB give, so that nobody knows its emotion; take it away.")
 
 
 def decode(reader: MediaReader, path: Path) -> np.ndarray:
@@ -68,21 +73,25 @@ def decode(reader: MediaReader, path: Path) -> np.ndarray:
 def load_speech(folder: Path, cache: Path) -> SpeechSet:
     """Features of every file under `folder`, computed once and kept in `cache` (an .npz of plain arrays).
 
+    A cache knows the files by their names in the folder; one of an older version, which holds none, by their number.
+
     Raises:
-        UsageError: the folder holds no .opus or .wav file.
+        UsageError: the folder holds no .opus or .wav file, or one that is of no corpus; or the cache is of others.
     """
     files = sorted(p for p in folder.rglob("*") if p.suffix in RECORDINGS)
     if not files:
         raise UsageError(f"{folder} holds no .opus or .wav file; give the folder that has ravdess/ and emodb/ in it.")
+    corpora, emotions, speakers = zip(*(describe(path) for path in files), strict=True)  # before 20 minutes of work
+    recordings = [path.relative_to(folder).as_posix() for path in files]
     if not cache.is_file():
         with MediaReader() as reader:
             features = [extract(decode(reader, path)) for path in tqdm(files, desc="voice features")]
         lengths = np.array([len(x) for x in features])
         names = [f.name for f in AUDIO_FEATURES]
-        save_arrays(cache, values=np.concatenate(features), lengths=lengths, names=names)
+        save_arrays(cache, values=np.concatenate(features), lengths=lengths, names=names, recordings=recordings)
     stored = np.load(cache, allow_pickle=False)
-    if len(stored["lengths"]) != len(files) or list(stored["names"]) != [f.name for f in AUDIO_FEATURES]:
+    same = list(stored["recordings"]) == recordings if "recordings" in stored else len(stored["lengths"]) == len(files)
+    if not same or list(stored["names"]) != [f.name for f in AUDIO_FEATURES]:
         raise UsageError(f"The cache {cache} was made from other files or features; delete it and run again.")
     features = np.split(stored["values"], np.cumsum(stored["lengths"])[:-1])
-    corpora, emotions, speakers = zip(*(describe(path) for path in files), strict=True)
     return SpeechSet(features, np.array(emotions), np.array(corpora), np.array(speakers))

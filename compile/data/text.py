@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from psamf_edge.compile.data.table import open_table
 from psamf_edge.errors import UsageError
 from psamf_edge.words.wordpiece import WordPiece
 
@@ -52,14 +52,11 @@ def read_text_set(path: Path, split: str, wordpiece: WordPiece, max_tokens: int)
     """Read the rows of one split from a CSV with columns text, label and split, and maybe id, which names the video.
 
     Raises:
-        UsageError: a column is missing, a label is no number in [-3, 3], or the split has no row.
+        UsageError: the file cannot be read, a column is missing, a label is no number in [-3, 3], or the split has no
+            row.
     """
     ids, labels, videos = [], [], []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"text", "label", "split"} - set(reader.fieldnames or ())
-        if missing:
-            raise UsageError(f"{path} lacks the columns {sorted(missing)}; it needs text, label and split.")
+    with open_table(path, ("text", "label", "split")) as reader:
         for row in reader:
             if row["split"] != split:
                 continue

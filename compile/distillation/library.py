@@ -10,6 +10,7 @@ import numpy as np
 
 from psamf_edge.compile.distillation.knowledge import Knowledge, distinct
 from psamf_edge.compile.files import save_arrays
+from psamf_edge.compile.training.reading import blocks_by_length
 from psamf_edge.errors import UsageError
 
 FIELDS = ("scores", "cls", "personality")
@@ -38,9 +39,10 @@ class Library:
         """What the teachers know of each sentence (N, ...); one may come several times."""
         different, _ = distinct(sentences)
         new = [ids for ids in different if ids.tobytes() not in self._numbers]
-        if new:
-            found, known = self._ask(new), self._known
-            for ids in new:
+        for rows in blocks_by_length(new) if new else ():  # each is kept before the next is asked
+            block = [new[row] for row in rows]
+            found, known = self._ask(block), self._known
+            for ids in block:
                 self._numbers[ids.tobytes()] = len(self._numbers)
             self._known = found if known is None else Knowledge(
                 *(np.concatenate([getattr(known, name), getattr(found, name)]) for name in FIELDS)

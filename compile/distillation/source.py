@@ -57,6 +57,7 @@ def open_source(
         cache / KNOWLEDGE if compute.is_main else None,
         key_of([path for path in files if path.is_file()]) + (" as it is" if begin else " taken in"),
         lambda: compute.autocast(settings.bfloat16),
+        compute.once,
         ingredients(directories, kind, begin, sentences),
     )
     source = (

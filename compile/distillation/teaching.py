@@ -30,6 +30,7 @@ from psamf_edge.compile.training.device import Compute, to_tensors
 from psamf_edge.compile.training.epochs import Loss
 from psamf_edge.compile.training.fusion_stage import SUBSET_NAMES
 from psamf_edge.compile.training.objective import Objective, Scored, score_objective
+from psamf_edge.compile.training.reading import blocks_by_length
 from psamf_edge.errors import UsageError
 
 ALL = SUBSET_NAMES.index("all")  # the column of stage 3's subsets in which everything is present
@@ -71,7 +72,7 @@ class Teaching(WordTeacher):
     def of_composed(self, sentences: Sequence[np.ndarray]) -> Objective:
         """Stage 3's objective over the rows of `sentences`."""
         different, own = distinct(sentences)
-        personality = self.vectors(different)[own]
+        personality = self.lesson.once(lambda: self.vectors(different))[own]
 
         def objective(scored: Scored, settings: DistilSettings) -> Loss:
             if not (settings.distil_composed or settings.distil_attention):
@@ -137,8 +138,11 @@ def open_teaching(
     encoder = load_personality(directories[0]).to(compute.device)
 
     def vectors(sentences: Sequence[np.ndarray]) -> np.ndarray:
-        with compute.main_first():
-            return cached_vectors(encoder, sentences, cache / f"personality-{key_of_sentences(sentences)[:12]}.npz")
+        found = np.zeros((len(sentences), encoder.config.width), np.float32)
+        for rows in blocks_by_length(sentences):
+            block = [sentences[row] for row in rows]
+            found[rows] = cached_vectors(encoder, block, cache / f"personality-{key_of_sentences(block)[:12]}.npz")
+        return found
 
     return Teaching(teachers, vectors, lesson)
 

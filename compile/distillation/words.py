@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -39,6 +40,7 @@ class Lesson:
         cache: file of what the teachers know; None keeps nothing.
         key: of the teachers, for the cache.
         precision: under which the teachers read.
+        once: gives in every process what a function gives in the main one, which alone reads and has the cache.
         made_of: the teachers and all of this, for the run folder.
     """
 
@@ -47,6 +49,7 @@ class Lesson:
     cache: Path | None = None
     key: str = ""
     precision: Callable[[], AbstractContextManager] = nullcontext
+    once: Callable[[Callable[[], Any]], Any] = lambda make: make()
     made_of: Mapping[str, Ingredient] = field(default_factory=dict)
 
 
@@ -80,6 +83,10 @@ class WordTeacher:
         """What the teachers know, each sentence read once."""
         return Library(self.ask, self.lesson.cache, self.lesson.key)
 
+    def known(self, sentences: Sequence[np.ndarray]) -> Knowledge:
+        """What the teachers know of sentences (N, ...), in every process."""
+        return self.lesson.once(lambda: self.library.of(sentences))
+
     @property
     def unlabelled(self) -> int:
         """Sentences without labels."""
@@ -88,11 +95,11 @@ class WordTeacher:
     def taught(self) -> list[TextSet]:
         """The sentences without labels, with the teachers' scores for labels."""
         sentences = list(self.lesson.sentences)
-        return [TextSet("taught", sentences, self.library.of(sentences).scores)] if sentences else []
+        return [TextSet("taught", sentences, self.known(sentences).scores)] if sentences else []
 
     def of_words(self, sentences: Sequence[np.ndarray]) -> Objective:
         """Stage 1's objective over the rows of `sentences`."""
-        return words_objective(self.library.of(sentences))
+        return words_objective(self.known(sentences))
 
 
 def words_objective(known: Knowledge) -> Objective:

@@ -24,7 +24,7 @@ import onnx
 import onnxruntime
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from psamf_edge.compile.expression import metrics
@@ -32,6 +32,7 @@ from psamf_edge.compile.expression.augment import augment
 from psamf_edge.compile.expression.data import Faces, concatenate, load
 from psamf_edge.compile.expression.export import OPSET, export
 from psamf_edge.compile.expression.model import ExpressionCNN
+from psamf_edge.compile.files import atomic, write_tensors
 from psamf_edge.face.expression import EXPRESSIONS, ExpressionNet
 
 WARM_UP = 0.2  # share of the training in which the learning rate rises
@@ -100,9 +101,9 @@ def fit(net: ExpressionCNN, faces: Faces, settings: Settings) -> float:
 
 def save(net: ExpressionCNN, trainings: list[dict], path: Path) -> None:
     """Weights as safetensors, with the settings of every training they went through."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    save_file(weights, path, metadata={"trainings": json.dumps(trainings)})
+    with atomic(path) as new:
+        write_tensors(new, weights, metadata={"trainings": json.dumps(trainings)})
 
 
 def restore(net: ExpressionCNN, path: Path) -> list[dict]:
@@ -138,14 +139,20 @@ def latency(runtime: ExpressionNet, crops: np.ndarray, batch: int, repeats: int 
 @click.option("--run", required=True, type=click.Path(path_type=Path), help="Folder for the weights.")
 @click.option("--onnx", "onnx_path", required=True, type=click.Path(path_type=Path), help="The ONNX file to write.")
 @click.option("--result", required=True, type=click.Path(path_type=Path), help="The result JSON to write.")
-@click.option("--epochs", default=Settings.epochs, show_default=True)
-@click.option("--minutes", default=Settings.minutes, show_default=True, help="At most so long.")
+@click.option("--epochs", type=click.IntRange(1), default=Settings.epochs, show_default=True)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=Settings.minutes,
+    show_default=True,
+    help="At most so long.",
+)
 @click.option("--peak-rate", default=Settings.peak_rate, show_default=True)
 @click.option(
     "--start", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Weights of a run to go on from."
 )
 @click.option("--seed", default=Settings.seed, show_default=True)
-@click.option("--threads", default=1, show_default=True, help="Of PyTorch.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of PyTorch.")
 def main(
     cache: Path,
     run: Path,
@@ -169,7 +176,8 @@ def main(
     save(net, trainings, run / "expression.safetensors")
 
     data, difference = export(net)
-    onnx_path.write_bytes(data)
+    with atomic(onnx_path) as new:
+        new.write_bytes(data)
     runtime = ExpressionNet(data)
     sample = np.random.default_rng(settings.seed).permutation(len(fer))[:TRAIN_SAMPLE]
     sets = {
@@ -198,8 +206,8 @@ def main(
             "batches": [latency(runtime, valid.raw, batch) for batch in (8, 16)],
         },
     }  # fmt: skip
-    result.parent.mkdir(parents=True, exist_ok=True)
-    result.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with atomic(result) as new:
+        new.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for name, views in report["metrics"].items():
         for view, values in views.items():
             told = "  ".join(f"{k} {values[k]}" for k in ("faces", "accuracy", "mean_recall", "valence_sign"))

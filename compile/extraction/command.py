@@ -40,7 +40,7 @@ SAFE, PICKLE = ".npz", ".pkl"
     "--bundle", type=click.Path(path_type=Path),
     help="Whose vocabulary and face models to use.  [default: the one that comes with psamf-edge]",
 )  # fmt: skip
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Clips to extract at a time.")
+@click.option("--jobs", type=click.IntRange(1), help="Clips to extract at a time.  [default: 1]")
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
 @limit_option
 def command(
@@ -48,7 +48,7 @@ def command(
     out: Path,
     clips: Path | None,
     bundle: Path | None,
-    jobs: int,
+    jobs: int | None,
     quiet: bool,
     limits: dict[str, int],
 ) -> int:
@@ -59,11 +59,11 @@ def command(
     one that asks for anything else is refused. Clips that are done are kept in OUT.parts until all are: run again to go
     on. What was found is printed as JSON; clips that cannot be read are named on stderr and left out.
     """
-    _check(source, out, clips, bundle)
+    _check(source, out, of_clips={"--clips": clips, "--bundle": bundle, "--jobs": jobs, "--limit": limits})
     if source.suffix in (SAFE, PICKLE):
         report, failures = _convert(source, out), []
     else:
-        report, failures = _extract(source, out, clips, bundle, jobs, quiet, limits)
+        report, failures = _extract(source, out, clips, bundle, jobs or 1, quiet, limits)
     write_stdout(json.dumps(report, indent=2) + "\n")
     for failure in failures:
         say(f"error: {source}, {failure}")
@@ -73,7 +73,8 @@ def command(
     return 1 if failures else 0
 
 
-def _check(source: Path, out: Path, clips: Path | None, bundle: Path | None) -> None:
+def _check(source: Path, out: Path, of_clips: dict[str, Any]) -> None:
+    """of_clips: the values of the options that say how clips are read, by name."""
     if not source.is_file():
         raise UsageError(f"There is no file {source}; give a label file, an {SAFE} or a {PICKLE}.")
     if out.suffix not in (SAFE, PICKLE):
@@ -83,8 +84,8 @@ def _check(source: Path, out: Path, clips: Path | None, bundle: Path | None) -> 
     if source.suffix in (SAFE, PICKLE):
         if source.suffix == out.suffix:
             raise UsageError(f"{source} is a {source.suffix} already; a {SAFE} becomes a {PICKLE}, and the reverse.")
-        if clips or bundle:
-            raise UsageError("--clips and --bundle are for label files; a feature file is converted without them.")
+        if given := [name for name, value in of_clips.items() if value]:
+            raise UsageError(f"Leave out what is for label files, {', '.join(given)}: a feature file has no clips.")
     if out.exists() and out.samefile(source):
         raise UsageError(f"{out} is the source; name another file to write.")
 

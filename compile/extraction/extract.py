@@ -47,7 +47,7 @@ def extract_clips(
     parts: Path,
     bundle: Path | None = None,
     jobs: int = 1,
-    on_clip: Callable[[], None] = lambda: None,
+    on_row: Callable[[], None] = lambda: None,
     limits: Mapping[str, int] | None = None,
 ) -> Extraction:
     """Extract every clip that has no part yet, then put all parts together.
@@ -58,7 +58,7 @@ def extract_clips(
             a bundle, so that it is never taken for another's.
         bundle: whose vocabulary and face models to use.
         jobs: processes.
-        on_clip: called after each clip.
+        on_row: called for each row once its clip is done.
         limits: as for Analyzer.
 
     Raises:
@@ -68,21 +68,27 @@ def extract_clips(
     places: dict[str, Path] = {}
     failures: dict[str, str] = {}
 
-    def work(row: LabelledClip) -> None:
+    rows_of: dict[Path, list[LabelledClip]] = {}  # several rows may share a clip: two workers must not write one part
+    for row in rows:
+        rows_of.setdefault(row.clip.absolute(), []).append(row)
+
+    def work(sharing: list[LabelledClip]) -> None:
+        clip = sharing[0].clip
         try:
-            part = parts / part_name(row.clip, opened, Limits.of(limits))
+            part = parts / part_name(clip, opened, Limits.of(limits))
             if not part.exists():
-                workers.extract(row.clip, part)
-            places[row.id] = part
+                workers.extract(clip, part)
+            places.update((row.id, part) for row in sharing)
         except InputError as error:
-            failures[row.id] = f"line {row.line}, {row.id}: {error}"
+            failures.update((row.id, f"line {row.line}, {row.id}: {error}") for row in sharing)
 
     with Workers(bundle, jobs, limits) as workers, ThreadPoolExecutor(jobs) as threads:
-        futures = [threads.submit(work, row) for row in rows]
+        futures = {threads.submit(work, sharing): sharing for sharing in rows_of.values()}
         try:
             for future in as_completed(futures):
                 future.result()
-                on_clip()
+                for _ in futures[future]:
+                    on_row()
         except BaseException:
             threads.shutdown(wait=False, cancel_futures=True)
             workers.stop()
@@ -110,7 +116,7 @@ def part_name(clip: Path, bundle: Bundle, limits: Limits) -> str:
 
 def remove_parts(parts: Path) -> None:
     """Take the folder away, unless somebody else put something into it."""
-    patterns = ("*.npz", ".*.npz.*", ".*.pkl.*")  # the hidden ones are of runs that were killed
+    patterns = ("*.npz", "*.npz.new", "*.pkl.new")  # the new ones are of runs that were killed, see files.atomic
     for part in (*(path for pattern in patterns for path in parts.glob(pattern)), parts / LOCK):
         part.unlink(missing_ok=True)
     with suppress(OSError):

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from psamf_edge.compile.face_models.convert import OPSET, convert
+from psamf_edge.compile.files import atomic
 from psamf_edge.errors import InputError, IntegrityError, PsamfError
 
 VERSION = "0.10.21"
@@ -85,9 +86,11 @@ def main(source: Path, output: Path) -> None:
                     f"{member} has SHA-256 {digest}, not {expected}; take it from mediapipe {VERSION}."
                 )
             model = convert(data, Path(name).stem)
-            (output / name).write_bytes(model)
+            with atomic(output / name) as new:
+                new.write_bytes(model)
             click.echo(f"{output / name}: {len(model)} bytes", err=True)
-        (output / "NOTICE-mediapipe.txt").write_text(notice(), encoding="utf-8")
+        with atomic(output / "NOTICE-mediapipe.txt") as new:
+            new.write_text(notice(), encoding="utf-8")
     except PsamfError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""PSA-MF's voice and face encoder as published: one unidirectional LSTM layer over the valid steps (arXiv 2512.01442)."""
+"""PSA-MF's voice and face encoder as published (arXiv 2512.01442): a unidirectional LSTM layer over the valid steps."""
 
 from __future__ import annotations
 

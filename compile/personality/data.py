@@ -7,7 +7,6 @@ masked; that a character of the training scenes also speaks in held-out scenes c
 
 from __future__ import annotations
 
-import csv
 import html
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from psamf_edge.compile.data.table import open_table
 from psamf_edge.errors import UsageError
 
 TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
@@ -39,7 +39,6 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _LINE = re.compile(r"<b>([^<]*)</b>:(.*?)(?=<br>|<b>|$)", re.DOTALL)
 _STAGE_DIRECTION = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 _SCENE = re.compile(r"s?\d+_e\d+_c\d+")  # season, episode, scene; "(n)" after it numbers the dialogues of a scene
-_LONGEST_FIELD = 1 << 20  # characters; the longest essay has 13 thousand, csv's own limit is 131 thousand
 
 
 @dataclass(frozen=True)
@@ -129,21 +128,11 @@ def split_rows(groups: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, str]]:
     if not path.is_file():
         raise UsageError(f"{path} is missing; give the folder that holds essays.csv and friends_persona.csv.")
-    limit = csv.field_size_limit(_LONGEST_FIELD)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = sorted(set(needed) - set(reader.fieldnames or ()))
-            if missing:
-                raise UsageError(f"{path} lacks the columns {', '.join(missing)}; it needs {', '.join(needed)}.")
-            for row in reader:
-                if any(row[column] is None for column in needed):
-                    raise UsageError(f"{path}, line {reader.line_num}: the row is too short; the file may be cut off.")
-                yield row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no UTF-8 CSV file ({error}); fetch it again.") from error
-    finally:
-        csv.field_size_limit(limit)
+    with open_table(path, needed) as reader:
+        for row in reader:
+            if any(row[column] is None for column in needed):
+                raise UsageError(f"{path}, line {reader.line_num}: the row is too short; the file may be cut off.")
+            yield row
 
 
 def _build(

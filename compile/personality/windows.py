@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from psamf_edge.compile.data.sentences import SENTENCE_END
 from psamf_edge.words.wordpiece import WordPiece
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _TOKENS_A_CHARACTER = 4  # more than any character decomposes into, so that `encode` never truncates
 
 
 def encode_sentences(text: str, wordpiece: WordPiece) -> list[np.ndarray]:
     """Token ids (L,) of each sentence of `text`, without [CLS] and [SEP]; sentences without a token are left out."""
     sentences = (
-        wordpiece.encode(part, _TOKENS_A_CHARACTER * len(part) + 3).ids[1:-1] for part in _SENTENCE_END.split(text)
+        wordpiece.encode(part, _TOKENS_A_CHARACTER * len(part) + 3).ids[1:-1] for part in SENTENCE_END.split(text)
     )
     return [ids for ids in sentences if len(ids)]
 

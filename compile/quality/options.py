@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def quality_options(function: Callable) -> Callable:
         calibrate: Path | None,
         **values: Any,
     ) -> Any:
+        _check_labelled(validate)
         _check_report(report, [path for path in (values["output"], validate, calibrate) if path is not None])
         for path in (validate, calibrate):
             if path is not None:
@@ -44,9 +46,9 @@ def quality_options(function: Callable) -> Callable:
             is_flag=True,
             help="Past a bound, keep the layers to blame in a higher precision (fp16 for 8 bits on a GPU, else fp32).",
         ),
-        _bound("--max-worst", MAX_WORST, "And at most, in one utterance."),
+        _bound("--max-worst", MAX_WORST, "How far any one score may be from fp32."),
         _bound("--max-gap", MAX_GAP, "How far the scores may be from those in fp32 in the mean."),
-        _bound("--max-acc2", MAX_ACC2, "And take from their Acc-2."),
+        _bound("--max-acc2", MAX_ACC2, "How far it may lower Acc-2 on those labels."),
         _bound(
             "--max-mae", MAX_MAE, "How much the precision may add to the mean error against the labels of --validate."
         ),
@@ -71,7 +73,23 @@ def quality_options(function: Callable) -> Callable:
 
 
 def _bound(name: str, default: float, text: str) -> Callable:
-    return click.option(name, type=click.FloatRange(0), default=default, show_default=True, help=text)
+    return click.option(
+        name, type=click.FloatRange(0), default=default, show_default=True, callback=_check_number, help=text
+    )
+
+
+def _check_number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # no error would ever be within it
+        raise click.BadParameter("nan is no bound; give a number from 0 on.", context, parameter)
+    return value
+
+
+def _check_labelled(validate: Path | None) -> None:
+    context = click.get_current_context()
+    if validate is None and any(
+        context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE for name in ("max_mae", "max_acc2")
+    ):
+        raise UsageError("--max-mae and --max-acc2 are held against labels: give those too, with --validate.")
 
 
 def _check_report(report: Path | None, others: list[Path]) -> None:

@@ -13,7 +13,7 @@ Only the main process writes. Outside such a launch accelerate is not imported.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 Rows = TypeVar("Rows", Tensor, tuple, None)
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,10 @@ class Compute:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value])[0]
+
+    def once(self, make: Callable[[], Made]) -> Made:
+        """What `make` gives in the main process, which alone calls it, in every process."""
+        return self.from_main(make() if self.is_main else None)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

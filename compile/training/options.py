@@ -34,8 +34,9 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 bert_option = click.option(
     "--bert",
     required=True,
-    help="Text encoder to begin with: a plain BERT with the uncased vocabulary, or an MPNet; as a Hugging Face checkpoint "
-    "directory or by its full name on the hub, which is then fetched: sentence-transformers/all-MiniLM-L6-v2, say.",
+    help="Text encoder to begin with: a plain BERT with the uncased vocabulary, or an MPNet. The directory of a "
+    "Hugging Face checkpoint, or its full name on the hub, which is then fetched, such as "
+    "sentence-transformers/all-MiniLM-L6-v2.",
 )
 parts_option = click.option(
     "--parts",

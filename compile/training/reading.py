@@ -1,4 +1,7 @@
-"""Sentences for a model that only reads them: each once, in batches of like length so that little is padding."""
+"""Sentences for a model that only reads them: each once, in batches of like length so that little is padding.
+
+A large model takes hours over many sentences: what it says is kept after each block of them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,18 @@ from torch import Tensor
 
 from psamf_edge.compile.data.padding import pad
 from psamf_edge.compile.training.device import to_tensors
+
+BLOCK = 1 << 13  # sentences; a multiple of every batch
+
+
+def blocks_by_length(sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Rows of the sentences, token ids (L_i,), in blocks. What `by_length` makes of each are its batches of all, and so
+    a model says the same to the last bit; a single block keeps the order that it was given in.
+    """
+    if len(sentences) <= BLOCK:
+        return [np.arange(len(sentences))]
+    order = np.argsort([len(ids) for ids in sentences], kind="stable")
+    return np.split(order, range(BLOCK, len(order), BLOCK))
 
 
 def by_length(

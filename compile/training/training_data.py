@@ -186,37 +186,59 @@ def open_data(
     Raises:
         InputError, UsageError: something is missing or damaged, or `out` was begun with other data.
     """
-    remembered = out / REMEMBERED
     if isinstance(data, Path):
-        if remembered.is_file():
-            raise UsageError(f"{out} was begun with --features; go on with those, or choose another folder.")
         train, valid = read_text(data, parts, settings)
         with run.compute.main_first():
-            remember(out, ingredients(data, parts, settings))
+            remember_folder(out, data, parts, settings)
         speech, faces = read_voices_and_faces(data, parts, out, run)
         return ComposedData(train, valid, (speech.select(~speech.validation), speech.select(speech.validation)), faces)
     real = RealData(data, settings)
     with run.compute.main_first():
-        if (out / SPEECH_CACHE).is_file():
-            raise UsageError(f"{out} was begun with --data; go on with that, or choose another folder.")
-        if remembered.is_file() and json.loads(remembered.read_text()) != real.hashes:
-            raise UsageError(f"{out} was begun with other feature files; go on with those, or choose another folder.")
-        if not remembered.is_file():
-            with atomic(remembered) as new:
-                new.write_text(json.dumps(real.hashes) + "\n")
+        remember_files(out, real.hashes, parts)
     return real
+
+
+def remember_data(out: Path, data: Path | Sequence[Path], parts: Path, settings: CorpusSettings) -> None:
+    """Hold what `open_data` would be given against what `out` was begun with; what `out` does not know it remembers.
+
+    Raises:
+        UsageError: something differs, or is missing.
+    """
+    if isinstance(data, Path):
+        remember_folder(out, data, parts, settings)
+    else:
+        remember_files(out, [describe_file(path)["sha256"] for path in data], parts)
+
+
+def remember_folder(out: Path, data: Path, parts: Path, settings: CorpusSettings) -> None:
+    """The same of a folder of data."""
+    if (out / REMEMBERED).is_file():
+        raise UsageError(f"{out} was begun with --features; go on with those, or choose another folder.")
+    remember(out, ingredients(data, parts, settings))
+
+
+def remember_files(out: Path, hashes: list[str], parts: Path) -> None:
+    """The same of feature files. hashes: SHA-256 of each. Of `parts` the new weights get copies."""
+    if (out / SPEECH_CACHE).is_file():
+        raise UsageError(f"{out} was begun with --data; go on with that, or choose another folder.")
+    remembered = out / REMEMBERED
+    if remembered.is_file() and json.loads(remembered.read_text()) != hashes:
+        raise UsageError(f"{out} was begun with other feature files; go on with those, or choose another folder.")
+    remember(out, {"--parts": Ingredient.of_folder(parts, *CARRIED)})
+    if not remembered.is_file():
+        with atomic(remembered) as new:
+            new.write_text(json.dumps(hashes) + "\n")
 
 
 def ingredients(data: Path, parts: Path, settings: CorpusSettings) -> dict[str, Ingredient]:
     """The folder of the data file by file, the recordings together, and what `parts` gives to read them with.
 
-    A file that is not there is left out: the pictures may go when their features are kept.
+    Pictures that are not there are left out: they may go when their features are kept.
     """
     labels = [f"{name}/labels.csv" for name in settings.corpus_names]
     pictures = [f"faces/fer2013_{split}.npz" for split in ("train", "valid")]
-    found = {
-        f"--data {name}": Ingredient.of_folder(data, name) for name in (*labels, *pictures) if (data / name).is_file()
-    }
+    names = (*labels, *(name for name in pictures if (data / name).is_file()))
+    found = {f"--data {name}": Ingredient.of_folder(data, name) for name in names}
     recordings = sorted(path for path in (data / "speech").rglob("*") if path.suffix in RECORDINGS)
     if recordings:
         files = {path.relative_to(data).as_posix(): path for path in recordings}
