@@ -20,13 +20,13 @@ def atomic(path: Path) -> Iterator[Path]:
     new = path.with_name(path.name + ".new")
     try:
         yield new
-        _sync(new)
+        sync(new)
         os.replace(new, path)
     except BaseException:
         with suppress(OSError):
             new.unlink()
         raise
-    _sync(path.parent)  # the rename as well
+    sync(path.parent)  # the rename as well
 
 
 def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
@@ -59,7 +59,18 @@ def copy_whole(source: Path, target: Path) -> None:
         shutil.copyfile(source, new)
 
 
-def _sync(path: Path) -> None:
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a new file, and get it onto the disk. Raises OSError, also where there is one already."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Get a file, or the names in a folder, onto the disk. Raises OSError."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows cannot open a folder, and needs no sync of one
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -94,6 +94,11 @@ def calibration_seconds(with_file: bool) -> dict[str, float]:
     return {**{title: READ_S for title, _ in read}, CALIBRATE[0]: CALIBRATE_S}
 
 
+def plan_digest(exported: Sequence[Exported]) -> str:
+    """SHA-256 of what the parts take from one another, which depends on where the graphs are cut."""
+    return digest_of({"plan": [asdict(part.plan) for each in exported for part in each.parts]})
+
+
 def lower_all(
     work: Work,
     key: dict[str, Any],
@@ -111,8 +116,7 @@ def lower_all(
         found = [asdict(parity) for parity in compare_all(exported, parts, calibration)]
         return {**parts_to_files(parts), PARITIES: json.dumps(found).encode()}
 
-    plan = [asdict(part.plan) for each in exported for part in each.parts]
-    key = {**key, "precision": precision, "target": target, "plan": digest_of({"plan": plan})}
+    key = {**key, "precision": precision, "target": target, "plan": plan_digest(exported)}
     if calibration is not None:
         key["calibration"] = calibration.record
     files = work.once(LOWER, "lower", key, make)

@@ -4,7 +4,8 @@
 with their hashes and the stage's key. The key is everything that the stage depends on; a stage with another key, or
 with a file that is not as it was, is done again. A stage appears whole or not at all, by a rename, whenever the process
 is killed. Everything temporary is made in here too, so that a kill leaves nothing elsewhere, and the next run sweeps it
-away. Who may write beside the output may also write here: it guards against accidents, and not against others.
+away; but a bundle that was being replaced goes back to its place first, if nothing has come there (see export.pack).
+Who may write beside the output may also write here: it guards against accidents, and not against others.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from psamf_edge.bundle import is_plain_name
+from psamf_edge.compile.files import write_synced
 from psamf_edge.compile.lock import LOCK, take_lock
 from psamf_edge.errors import UsageError
 
 Files = dict[str, bytes]
 Log = Callable[[str], None]
 RECORD, PACKED, UNFINISHED = "stage.json", "packed.json", ".new"
+SCRATCH, REPLACED = ".psamf-", ".old"  # how the name of a bundle begins that is being replaced, and how it ends
 LEAST_KNOWN = 0.1  # of the expected work: from less than that, what is left would be guessed
 
 
@@ -51,6 +55,9 @@ class Work:
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
             raise UsageError(f"{self.folder} is in the way: finished stages would be kept there, move it elsewhere.")
         self._lock = take_lock(self.folder, output)
+        for old in self.folder.glob(f"{SCRATCH}*{REPLACED}"):
+            if not os.path.lexists(output):
+                os.rename(old, output)
         for file in self.folder.iterdir():
             is_stage = file.suffix != UNFINISHED and (file / RECORD).is_file()
             if not is_stage and file.name not in (LOCK, PACKED):
@@ -69,7 +76,12 @@ class Work:
             title: what the log says of it.
             name: a plain name, of the folder.
             key: JSON; all that the files depend on.
+
+        Raises:
+            UsageError: the name is not plain, as a segment's of 75 letters is: it is one of a bundle that is compiled.
         """
+        if not is_plain_name(name):
+            raise UsageError(f"No finished stage can be kept under the name {name[:80]!r}: a step's name is too long.")
         digest = digest_of(key)
         with self.stage(title) as note:
             found = self._read(name, digest)
@@ -103,7 +115,7 @@ class Work:
             output: digest of the output.
         """
         fresh = self.folder / f"{PACKED}{UNFINISHED}"
-        _write_synced(fresh, json.dumps({"call": call, "output": output}).encode())
+        write_synced(fresh, json.dumps({"call": call, "output": output}).encode())
         os.replace(fresh, self.folder / PACKED)
 
     @property
@@ -142,9 +154,9 @@ class Work:
         fresh = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"{name}-", suffix=UNFINISHED))
         hashes = {}
         for file, data in files.items():
-            _write_synced(fresh / file, data)
+            write_synced(fresh / file, data)
             hashes[file] = hashlib.sha256(data).hexdigest()
-        _write_synced(fresh / RECORD, json.dumps({"key": digest, "files": hashes}).encode())
+        write_synced(fresh / RECORD, json.dumps({"key": digest, "files": hashes}).encode())
         shutil.rmtree(self.folder / name, ignore_errors=True)  # of another key
         os.rename(fresh, self.folder / name)
 
@@ -179,10 +191,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -34,10 +34,10 @@ PLUGINS = ("ahead_of_time", "python")  # how an engine may hold our kernel: see 
 Named = tuple[str | None, ...]  # the files that a step of the plan names
 DEFAULT_BUNDLE = Path(__file__).parent / "data" / "default.psamf"
 
-MAX_MANIFEST_BYTES = 1 << 20  # ours are about 8 KB
+MAX_MANIFEST_BYTES = 1 << 20  # ours are about 20 KB
 MAX_FILE_BYTES = 1 << 30  # BERT-base in float32, the largest trunk foreseen, is 0.44 GB
 MAX_BUNDLE_BYTES = 1 << 32  # of all files together: that trunk as ONNX and as engine is 0.9 GB
-MAX_FILES = 64  # ours have about 15
+MAX_FILES = 64  # ours have about ten
 MAX_STEPS = 32  # ours have at most six; each loads its file anew
 MAX_SIZE = 1 << 20  # of any declared dimension: far above a real one, and products of two still fit an int64
 
@@ -348,6 +348,8 @@ def _parse_plan(
         for name in named:
             if name is not None and name not in files:
                 raise entry.error(f"names {name[:80]!r} in 'plan[{index}]' but does not list it in 'files'")
+        if not is_plain_name(step.name):  # compiled again, a step has a folder of its name
+            raise entry.error(f"gives 'plan[{index}]' the name {step.name[:80]!r}, which is not a plain name")
         plan.append(step)
     if not plan:
         raise manifest.error("has an empty 'plan'")

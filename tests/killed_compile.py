@@ -56,7 +56,7 @@ def half_a_page(path: Path) -> Iterator[Path]:
 DEADLY = {  # what is replaced by what
     "quantise": (quantise, "quantize_dynamic", after(quantise.quantize_dynamic)),
     "report": (stages, "atomic", half_a_page),
-    "pack": (pack, "_write_synced", after(pack._write_synced, 3)),
+    "pack": (pack, "write_synced", after(pack.write_synced, 3)),
     "rename": (work.Work, "note_packed", after(work.Work.note_packed)),
     "exchange": (pack, "exchange", after(pack.exchange)),
     "packed": (work.Work, "close", die),

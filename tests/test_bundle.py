@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,14 @@ def test_names_that_could_leave_the_bundle(bundle: Bundle, name: str) -> None:
     rewrite(bundle, lambda raw: raw["files"].update({name: {"sha256": "0" * 64, "size": 0}}))
     with pytest.raises(IntegrityError, match="not a plain name"):
         open_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("name", ["x/../../precious", "..", "/etc", ".hidden", "a\\b", "C:x", "", "é", "x" * 81])
+@pytest.mark.parametrize("step", [0, 1])
+def test_names_of_steps_are_plain(kernel_bundle: Bundle, step: int, name: str) -> None:
+    rewrite(kernel_bundle, lambda raw: raw["plan"][step].update(name=name))
+    with pytest.raises(IntegrityError, match=rf"gives 'plan\[{step}\]' the name .*not a plain name"):
+        open_bundle(kernel_bundle.path)
 
 
 @pytest.mark.parametrize(
@@ -320,11 +330,79 @@ def test_a_failed_write_leaves_the_old_bundle(bundle: Bundle, monkeypatch: pytes
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pack, "_write_synced", full)
+    monkeypatch.setattr(pack, "write_synced", full)
     with pytest.raises(OSError, match="No space"):
         pack.write_bundle(
             bundle.path, pack.BundleContent("x", "cpu", "fp32", bundle.plan, SHAPES, "x"), FILES, force=True
         )
+    open_bundle(bundle.path).verify()
+    assert [path.name for path in bundle.path.parent.iterdir()] == ["small.psamf"]
+
+
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system on which two folders cannot change their names in one step."""
+    from psamf_edge.compile.export import pack
+
+    def missing(*args, **options) -> None:
+        raise OSError
+
+    monkeypatch.setattr(pack.ctypes, "CDLL", missing)
+
+
+def replace_and_stop(bundle: Bundle, number: int, when: str, stop, beside: Path | None = None) -> None:
+    """Write another bundle in the place of one; `stop` is called before or after the rename of this number."""
+    from psamf_edge.compile.export import pack
+
+    rename, calls = os.rename, []
+
+    def deadly(source, target) -> None:
+        calls.append(source)
+        if (len(calls), when) == (number, "before"):
+            stop()
+        rename(source, target)
+        if (len(calls), when) == (number, "after"):
+            stop()
+
+    content = pack.BundleContent("second", "cpu", "fp32", bundle.plan, SHAPES, "x")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "rename", deadly)
+        pack.write_bundle(bundle.path, content, FILES, force=True, beside=beside)
+
+
+@pytest.mark.parametrize(
+    ("number", "when", "name"),
+    [(1, "before", "small"), (1, "after", "small"), (2, "before", "small"), (2, "after", "second"), (9, "", "second")],
+)
+def test_interrupted_while_it_replaces_a_bundle_there_is_one(
+    bundle: Bundle, no_exchange: None, number: int, when: str, name: str
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        replace_and_stop(bundle, number, when, stop)
+    assert open_bundle(bundle.path).name == name
+    open_bundle(bundle.path).verify()
+
+
+@pytest.mark.parametrize(("number", "name"), [(2, "small"), (3, "second")])
+def test_killed_while_it_replaces_a_bundle_the_next_run_has_one(
+    bundle: Bundle, no_exchange: None, number: int, name: str
+) -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("kills a child that it forks")
+    from psamf_edge.compile.work import Work
+
+    child = os.fork()
+    if child == 0:
+        work = Work(bundle.path)
+        replace_and_stop(bundle, number, "before", lambda: os.kill(os.getpid(), signal.SIGKILL), work.folder)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert bundle.path.exists() == (name == "second")
+    Work(bundle.path).close(done=True)
+    assert open_bundle(bundle.path).name == name
     open_bundle(bundle.path).verify()
     assert [path.name for path in bundle.path.parent.iterdir()] == ["small.psamf"]
 

@@ -243,6 +243,16 @@ def test_a_work_folder_that_is_something_else(tmp_path: Path) -> None:
         Work(tmp_path / "b.psamf")
 
 
+@pytest.mark.parametrize("name", ["export-x/../../precious", "..", "export-" + "x" * 80])
+def test_a_stage_has_a_plain_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious").mkdir()
+    work = Work(tmp_path / "out")
+    with pytest.raises(UsageError, match="No finished stage can be kept under the name"):
+        work.once("title", name, {}, lambda: {"file": b"x"})
+    work.close(done=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
 def test_stages_keep_their_files_by_key_and_tell_what_is_left(tmp_path: Path, monkeypatch) -> None:
     clock = iter(range(0, 1000, 10))  # ten seconds between any two readings
     monkeypatch.setattr(work_module.time, "perf_counter", lambda: next(clock))

@@ -142,6 +142,9 @@ def array_with(member) -> np.ndarray:
     return array
 
 
+DTYPE = (
+    b"cnumpy\ndtype\n(%sK\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"  # of a U string, its spec
+)
 HOSTILE = {  # name: what is pickled, given a shell command; and what of it the error must name
     "os.system": (lambda command: Reduced(os.system, command), "system"),
     "subprocess": (lambda command: Reduced(subprocess.call, command, -1, None, None, None, None), r"\.call"),
@@ -258,6 +261,43 @@ class TestHostile:
         read_pickle(write(tmp_path / "p", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."))
         loop = read_pickle(write(tmp_path / "p", b"\x80\x02]q\x00h\x00a."))
         assert loop[0] is loop
+
+    @pytest.mark.parametrize(
+        ("function", "arguments"),
+        [
+            ("_codecs\nencode", b"X\x10\x27\x00\x00" + b"x" * 10_000 + b"X\x06\x00\x00\x00latin1\x86"),
+            ("numpy.core.multiarray\nscalar", DTYPE % b"U\x05S4096" + python2(b"x" * 4096) + b"\x86"),
+            (
+                "numpy.core.numeric\n_frombuffer",
+                b"(" + python2(b"x\0\0\0" * 1024) + DTYPE % b"U\x05U1024" + b"K\x01\x85X\x01\x00\x00\x00Ct",
+            ),
+            (
+                "numpy.core.numeric\n_frombuffer",
+                b"(](" + b"N" * 4096 + b"e" + DTYPE % b"U\x02O8" + b"M\x00\x10\x85X\x01\x00\x00\x00Ct",
+            ),
+        ],
+        ids=["encode", "scalar", "strings", "objects"],
+    )
+    def test_what_is_copied_stays_in_proportion_to_the_file(self, tmp_path, function, arguments):
+        noted = b"\x80\x02c" + function.encode() + b"\nq\x000" + arguments
+        once = noted + b"q\x010](" + b"h\x00h\x01Re."
+        assert len(read_pickle(write(tmp_path / "p", once))) == 1
+        with pytest.raises(InputError, match="copies of more than 16 times its size"):
+            read_pickle(write(tmp_path / "p", noted + b"q\x010](" + b"h\x00h\x01R" * 1000 + b"e."))
+
+    def test_places_in_the_memo_are_filled_once(self, tmp_path):
+        array = python2(np.zeros(2))
+        begin, state = array[: array.index(b"R") + 1], array[array.index(b"R") + 1 : -1]
+        many = b"q\x01" * 100_000 + b"h\x01" * 20_000  # each of these arrays to be built once more, under all the notes
+        content = state + b"q\x000" + begin + many + b"h\x00b0" * 20_000 + b"h\x00b."
+        assert np.array_equal(read_pickle(write(tmp_path / "p", b"\x80\x02" + content)), np.zeros(2))
+
+    def test_an_order_that_is_no_number(self, tmp_path):
+        array = python2(np.zeros(2))
+        for other in (b"N", python2(np.zeros(2))):  # NumPy does not say whether an array is true
+            changed = array.replace(b"tb\x89", b"tb" + other)
+            with pytest.raises(InputError, match="state of something that is no plain array"):
+                read_pickle(write(tmp_path / "p", b"\x80\x02" + changed + b"."))
 
     def test_too_many_operations(self, tmp_path, monkeypatch):
         monkeypatch.setattr("psamf_edge.compile.data.plain_pickle.MAX_OPERATIONS", 100)

@@ -29,6 +29,8 @@ MAX_NAME = 200  # characters of a module or attribute: to find the line's end in
 MAX_DIMENSIONS, MAX_DIMENSION = 4, 2**31 - 1  # of an array
 MAX_INTEGER_BYTES = 16
 VIEW_BYTES = 4096  # longer runs of bytes are not copied out of the file
+MOST_COPIES = 16  # times its size may be copied out of a file: eight for the pointers of an object array of None alone
+POINTER_BYTES = 8  # of each item of an object array
 
 # NumPy 1 says numpy.core where NumPy 2 says numpy._core.
 _NUMPY = {
@@ -110,6 +112,7 @@ class _Machine:
         self._stack: list = []
         self._below: list[list] = []  # the stacks under each MARK
         self._memo: dict[int, Any] = {}
+        self._may_copy = MOST_COPIES * len(data)  # bytes
 
     def run(self) -> Any:
         if self._data[:1] != b"\x80":
@@ -210,10 +213,12 @@ class _Machine:
             case _Name("dtype"), (spec, _, _):
                 made = _Unbuilt("dtype", _ascii(spec, "a dtype"))
             case _Name("numeric._frombuffer"), (data, np.dtype() as dtype, shape, str() as order):
-                made = _array(shape, dtype, "F" if order == "F" else "C", data)
+                made = self._array(shape, dtype, "F" if order == "F" else "C", data)
             case _Name("multiarray.scalar"), (np.dtype() as dtype, data):
-                made = _array((), dtype, "C", data)[()]
+                self._count_copy(dtype.itemsize)
+                made = self._array((), dtype, "C", data)[()]
             case _Name("encode"), (str() as text, str() as codec) if codec == "latin1":
+                self._count_copy(len(text))
                 made = text.encode(codec)
             case _Name("bytes"), ():
                 made = b""
@@ -225,14 +230,43 @@ class _Machine:
     def _build(self) -> None:
         state, target = self._stack.pop(), self._stack.pop()
         match target, state:
-            case _Unbuilt("array"), (_, shape, np.dtype() as dtype, fortran, data):
-                made = _array(shape, dtype, "F" if fortran else "C", data)
+            case _Unbuilt("array"), (_, shape, np.dtype() as dtype, int() as fortran, data):
+                made = self._array(shape, dtype, "F" if fortran else "C", data)
             case _Unbuilt("dtype", spec), (_, order, None, None, None, *_):
                 made = _dtype(spec, _ascii(order, "a byte order"))
             case _:
                 raise _RefusedError("the state of something that is no plain array")
         self._stack.append(made)
         self._memo.update(dict.fromkeys(target.memo, made))
+        target.memo.clear()  # it may be built again, and then must not cost as much
+
+    def _array(self, shape: Any, dtype: np.dtype, order: str, data: Any) -> np.ndarray:
+        """An array whose shape, dtype and content agree, of dtype object only with plain scalars in it."""
+        sizes = shape if isinstance(shape, tuple) else (None,)
+        if len(sizes) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n <= MAX_DIMENSION for n in sizes):
+            raise _RefusedError(f"an array whose shape is not up to {MAX_DIMENSIONS} sizes")  # never shown: it may nest
+        count = math.prod(sizes)
+        if dtype.hasobject:
+            self._count_copy(POINTER_BYTES * len(data) if isinstance(data, list) else 0)
+            return _object_array(sizes, order, count, data)
+        if not isinstance(data, (bytes, memoryview)):
+            raise _RefusedError(f"an array out of {type(data).__name__}")
+        if len(data) != count * dtype.itemsize:
+            wanted = count * dtype.itemsize
+            raise _DamagedError(
+                f"an array of shape {sizes} and dtype {dtype} takes {wanted} bytes, and has {len(data)}"
+            )
+        if dtype.kind == "U":
+            self._count_copy(len(data))  # all of them are looked at
+            if (np.frombuffer(data, f"{dtype.byteorder}u4") > sys.maxunicode).any():
+                raise _DamagedError("an array of strings has code points that do not exist")  # NumPy would meet them
+        return (np.frombuffer(data, dtype) if count else np.empty(0, dtype)).reshape(sizes, order=order)
+
+    def _count_copy(self, size: int) -> None:
+        """What an operation copies may come from the memo, and be copied again and again for a few bytes each."""
+        self._may_copy -= size
+        if self._may_copy < 0:
+            raise _RefusedError(f"copies of more than {MOST_COPIES} times its size")
 
 
 def _ascii(value: Any, what: str) -> str:
@@ -250,28 +284,14 @@ def _dtype(spec: str, order: str) -> np.dtype:
     return np.dtype(object) if spec[0] == "O" else np.dtype(order + spec)
 
 
-def _array(shape: Any, dtype: np.dtype, order: str, data: Any) -> np.ndarray:
-    """An array whose shape, dtype and content agree, of dtype object only with plain scalars in it."""
-    sizes = shape if isinstance(shape, tuple) else (None,)
-    if len(sizes) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n <= MAX_DIMENSION for n in sizes):
-        raise _RefusedError(f"an array whose shape is not up to {MAX_DIMENSIONS} sizes")  # never shown: it may nest
-    count = math.prod(sizes)
-    if dtype.hasobject:
-        if not isinstance(data, list) or not all(isinstance(item, _SCALARS) for item in data):
-            raise _RefusedError("an object array that holds more than strings and numbers")
-        if len(data) != count:
-            raise _DamagedError(f"an array of shape {sizes} has {len(data)} items")
-        array = np.empty(count, object)
-        array[:] = data
-        return array.reshape(sizes, order=order)
-    if not isinstance(data, (bytes, memoryview)):
-        raise _RefusedError(f"an array out of {type(data).__name__}")
-    if len(data) != count * dtype.itemsize:
-        wanted = count * dtype.itemsize
-        raise _DamagedError(f"an array of shape {sizes} and dtype {dtype} takes {wanted} bytes, and has {len(data)}")
-    if dtype.kind == "U" and (np.frombuffer(data, f"{dtype.byteorder}u4") > sys.maxunicode).any():
-        raise _DamagedError("an array of strings has code points that do not exist")  # NumPy would meet them later
-    return (np.frombuffer(data, dtype) if count else np.empty(0, dtype)).reshape(sizes, order=order)
+def _object_array(sizes: tuple[int, ...], order: str, count: int, data: Any) -> np.ndarray:
+    if not isinstance(data, list) or not all(isinstance(item, _SCALARS) for item in data):
+        raise _RefusedError("an object array that holds more than strings and numbers")
+    if len(data) != count:
+        raise _DamagedError(f"an array of shape {sizes} has {len(data)} items")
+    array = np.empty(count, object)
+    array[:] = data
+    return array.reshape(sizes, order=order)
 
 
 def _pushes(value: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:

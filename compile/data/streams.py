@@ -67,7 +67,7 @@ def read_streams(
         for clip, (first, stop) in zip(array, extents[index], strict=True):
             length = (steps - first if at_front else stop) if lengths is None else lengths[index][len(clips)]
             begin, finish = (steps - length, steps) if at_front else (0, length)
-            counts["outside"] += bool(first < begin or stop > finish) and stop > 0
+            counts["outside"] += int((first < begin or stop > finish) and stop > 0)
             with np.errstate(over="ignore"):  # a float64 beyond float32 becomes an infinity, and is counted as one
                 values = clip[begin:finish].astype(np.float32)  # (T_i, d)
             counts["minus_inf"] += int(np.isneginf(values).sum())

@@ -25,6 +25,8 @@ from psamf_edge.bundle import (
     is_plain_name,
     open_bundle,
 )
+from psamf_edge.compile.files import sync, write_synced
+from psamf_edge.compile.work import REPLACED, SCRATCH
 from psamf_edge.errors import UsageError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
@@ -59,7 +61,7 @@ def write_bundle(
         path: the directory to make.
         content: the manifest.
         files: name to bytes, of every file.
-        force: put it in the place of a bundle that is already there, so that there is one at any moment.
+        force: put it in the place of a bundle that is already there, by `exchange`.
         beside: folder on the same file system to write in first; None for the one that `path` is in.
         on_whole: called with the manifest's SHA-256 when all is written, before it gets its name.
 
@@ -76,21 +78,21 @@ def write_bundle(
     entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()}
     manifest = {"schema": SCHEMA, **asdict(content), "files": entries}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=beside or path.parent, prefix=".psamf-") as scratch:
+    with tempfile.TemporaryDirectory(dir=beside or path.parent, prefix=SCRATCH) as scratch:
         fresh = Path(scratch) / "new"
         fresh.mkdir()
         for name, data in files.items():
-            _write_synced(fresh / name, data)
-        _write_synced(fresh / MANIFEST, (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode())
-        _sync_directory(fresh)
+            write_synced(fresh / name, data)
+        write_synced(fresh / MANIFEST, (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode())
+        sync(fresh)
         bundle = open_bundle(fresh)
         bundle.verify()
         on_whole(bundle.manifest_sha256)
         if path.exists():
-            exchange(fresh, path)  # a directory cannot be renamed over one that is not empty
+            exchange(fresh, path, Path(scratch + REPLACED))  # a directory cannot be renamed over one that is not empty
         else:
             os.rename(fresh, path)
-    _sync_directory(path.parent)
+        sync(path.parent)  # before the older bundle goes
     return open_bundle(path)
 
 
@@ -103,32 +105,21 @@ def check_free(path: Path, force: bool) -> None:
             raise UsageError(f"{path} exists and is not a bundle: --force will not replace it, choose another name.")
 
 
-def exchange(fresh: Path, path: Path) -> None:
+def exchange(fresh: Path, path: Path, old: Path) -> None:
     """Let two directories change their names, in one step where the system can: Linux, on most file systems.
 
-    Elsewhere it takes three, and after a kill between them the older one is found under its name `old`.
+    Elsewhere it takes three. An error between them, or Ctrl-C, puts the older one back; after a kill it is found as
+    `old`, from where the next run of the same output puts it back.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         call = ctypes.CDLL(None, use_errno=True).renameat2
         if call(AT_FDCWD, os.fsencode(fresh), AT_FDCWD, os.fsencode(path), RENAME_EXCHANGE) == 0:
             return
-    old = fresh.with_name("old")
-    os.rename(path, old)
-    os.rename(fresh, path)
+    try:
+        os.rename(path, old)
+        os.rename(fresh, path)
+    except BaseException:
+        if not os.path.lexists(path):
+            os.rename(old, path)
+        raise
     os.rename(old, fresh)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a directory, and needs no sync of one
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

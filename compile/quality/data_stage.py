@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psamf_edge
 from psamf_edge.compile.quality.check_set import NAME, Sample, check_set
 from psamf_edge.compile.quality.sample_files import samples_from_files, samples_to_files
 from psamf_edge.compile.source import Source
@@ -48,7 +49,7 @@ def read_data(
         most: rows to read, evenly from the whole file; None: all.
     """
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(source.files.items())}
-    key = {"files": hashes, "shapes": asdict(source.shapes), "most": most}
+    key = {"psamf_edge": psamf_edge.__version__, "files": hashes, "shapes": asdict(source.shapes), "most": most}
     if path is None:
         name = NAME
 

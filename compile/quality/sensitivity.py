@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from psamf_edge.compile.quality.plan_scorer import PlanScorer, Trace, downstream
 from psamf_edge.compile.quantisation.calibration import Calibration
 
 LEVELS = 3  # of a parameter's path that name a group: blocks.0.attention.query.weight is of blocks.0.attention
-LEAST_SHARE = 0.02  # of the worst segment's error: a segment below it is not searched, its layers cannot be the guilty
+LEAST_SHARE = 0.02  # of the worst finite error of a segment: one below it is not searched, none of its layers is guilty
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,13 @@ class Search:
         tell(f"{len(self._parts)} segments, each lowered alone, everything else in float32 ...")
         segments = [self._measure(part, None, _node_names(part)) for part in self._parts]
         segments.sort(key=lambda blame: -blame.gap)
+        least = LEAST_SHARE * max((blame.gap for blame in segments if math.isfinite(blame.gap)), default=0.0)
         found, by_name = [], {part.plan.name: part for part in self._parts}
         for blame in segments:
             found.append(blame)
             tell(blame.row())
             part = by_name[blame.part]
-            if isinstance(part, KernelPart) or not blame.gap > LEAST_SHARE * segments[0].gap:
+            if isinstance(part, KernelPart) or not blame.gap > least:
                 continue
             layers = groups(part.model)
             tell(f"  {len(layers)} layers of it, one by one ...")

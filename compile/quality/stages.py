@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from psamf_edge.cli.output import write_file
+from psamf_edge.cli.files import write_file
 from psamf_edge.compile.export.lowering import Exported
 from psamf_edge.compile.export.onnx_export import Parity
 from psamf_edge.compile.export.part_files import parts_from_files, parts_to_files
@@ -30,7 +30,7 @@ from psamf_edge.compile.quality.report import write_report
 from psamf_edge.compile.quality.sensitivity import Blame
 from psamf_edge.compile.quantisation.calibration import Calibration
 from psamf_edge.compile.source import Source
-from psamf_edge.compile.stages import JUDGE, READ
+from psamf_edge.compile.stages import JUDGE, READ, plan_digest
 from psamf_edge.compile.work import Work
 
 SEARCH, MEND = "search for the layers to blame", "keep layers in a higher precision"
@@ -78,7 +78,13 @@ class GateStages:
         self._work, self._source, self._exported, self._how = work, source, exported, how
         self._quality, self._name, self._log = quality, name, log
         self._samples, self._data = read_data(work, (READ, "data"), source, quality.validate, log)
-        self._key = {**key, "how": how, "data": asdict(self._data), "bounds": asdict(quality.bounds)}
+        self._key = {
+            **key,
+            "how": how,
+            "plan": plan_digest(exported),
+            "data": asdict(self._data),
+            "bounds": asdict(quality.bounds),
+        }
         if calibration is not None:
             self._key["calibration"] = calibration.record
 
@@ -131,9 +137,9 @@ class GateStages:
         kept = [found[number] for number in json.loads(files["kept.json"])]
         for line in comparison_lines(judgement.comparison, self._data):
             self._log(f"    {line}")
-        self._log(
-            f"    in {kept_precision(*self._how)}: {', '.join(f'{b.part} {b.layer or str()}'.strip() for b in kept)}"
-        )
+        if kept:
+            names = ", ".join(f"{blame.part} {blame.layer or ''}".strip() for blame in kept)
+            self._log(f"    in {kept_precision(*self._how)}: {names}")
         return judgement, kept
 
     def _report(self, first: Judgement, last: Judgement, found: list[Blame], kept: list[Blame]) -> None:
@@ -160,6 +166,8 @@ class GateStages:
             how = (
                 f"Keeping all its layers in {kept_precision(precision, target)} did not help: take a higher --precision"
             )
+        elif self._quality.mixed:
+            how = "No layer of it changes the scores by itself, so that none was kept: take a higher --precision"
         else:
             how = (
                 "Run again with --mixed to keep the layers to blame in a higher precision, or take a higher --precision"

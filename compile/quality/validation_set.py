@@ -21,6 +21,7 @@ from psamf_edge.media.reader import MediaReader
 from psamf_edge.plan import Features, Outputs, check_features
 from psamf_edge.result import MODALITIES, ModelIdentity
 from psamf_edge.scorer import Scorer
+from psamf_edge.words.subtitles import sidecars
 from psamf_edge.words.wordpiece import WordPiece
 
 NOBODY = ModelIdentity("features alone", "", "none", "none")
@@ -112,17 +113,28 @@ PROGRESS_ROWS = 100  # between two lines of progress: a row of text takes millis
 
 
 def data_digest(path: Path) -> str:
-    """SHA-256 over the file and every clip that it names; one that is not there counts as such."""
-    hashes = [hashlib.sha256(path.read_bytes()).hexdigest()]
+    """SHA-256 over the file, every clip that it names, and the words beside a clip where the file gives none.
+
+    A clip that is not there, or cannot be read, counts as such.
+    """
+    hashes: list = [hashlib.sha256(path.read_bytes()).hexdigest()]
     for row in read_rows(path):
         if row.clip is not None:
-            hashes.append(_file_digest(row.clip) if row.clip.is_file() else None)
+            hashes.append(_file_digest(row.clip))
+            if row.text is None:
+                found = {words.name: _file_digest(words) for words in sidecars(row.clip)}
+                hashes += [[name, digest] for name, digest in found.items() if digest is not None]
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path) -> str | None:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    try:
+        if not path.is_file():  # to open a pipe would wait for its writer
+            return None
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return None
     return digest.hexdigest()
