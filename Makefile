@@ -31,9 +31,9 @@ bench: .venv/.test  ## the latency table of the README
 	$(PIP) -e '.[plot]'
 	@touch $@
 
-# torch by itself, and its CPU build: PyPI's for Linux brings gigabytes of CUDA. From wherever pip looks, else from PyTorch's
-# own index, else PyPI's after all.
-# TensorRT-RTX builds engines without a GPU, but has wheels for x86-64 and Windows only: its tests skip where it is missing.
+# torch by itself, and its CPU build: PyPI's for Linux brings gigabytes of CUDA. From wherever pip looks, else from
+# PyTorch's own index, else PyPI's after all.
+# TensorRT-RTX builds engines without a GPU, but has wheels for x86-64 and Windows only: its tests skip without it.
 .venv/.test: .venv/bin/python pyproject.toml
 	$(PIP) torch==$(TORCH)+cpu 2>/dev/null || $(PIP) torch==$(TORCH) --index-url $(TORCH_INDEX) || $(PIP) torch==$(TORCH)
 	$(PIP) -e '.[plot,compile,dev]'

@@ -230,7 +230,7 @@ def test_a_process_that_dies_is_an_error():
         (["--lengths", "a:b"], "as in 10:2,50:10"),
         (["-o", "no/folder/a.json"], "no folder"),
         (["--plot", "no/folder/a.svg"], "no folder"),
-        (["-o", "same", "--plot", "same"], "would be replaced"),
+        (["-o", "same", "--plot", "same"], "by -o and by --plot"),
         (["-o", "-"], "names no file here"),
         (["--compare", "a.json", "b.json", "--rounds", "3"], "leave out rounds"),
         (["--bundle", "x.psamf", "--bundle", "x.psamf"], "twice"),

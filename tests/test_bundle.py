@@ -396,9 +396,11 @@ def test_killed_while_it_replaces_a_bundle_the_next_run_has_one(
 
     child = os.fork()
     if child == 0:
-        work = Work(bundle.path)
-        replace_and_stop(bundle, number, "before", lambda: os.kill(os.getpid(), signal.SIGKILL), work.folder)
-        os._exit(1)
+        try:
+            work = Work(bundle.path)
+            replace_and_stop(bundle, number, "before", lambda: os.kill(os.getpid(), signal.SIGKILL), work.folder)
+        finally:
+            os._exit(1)  # whatever happens, it must not go on with the tests
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert bundle.path.exists() == (name == "second")
     Work(bundle.path).close(done=True)

@@ -194,11 +194,22 @@ class TestNothingIsLost:
         assert json.loads(result.stdout)["n"] == 1
         assert "o.csv: No space left on device." in result.stderr
 
-    def test_what_cannot_be_written_is_said_before_the_work(self, fake):
+    def test_what_cannot_be_written_is_said_before_the_work(self, fake, clips):
         with locked_folder() as locked:
-            result = run("infer", "a.mp4", "-o", locked / "o.json")
-        assert result.exit_code == 2
+            for path in (locked / "o.json", clips / ("x" * 300 + ".json")):
+                result = run("infer", "a.mp4", "-o", path)
+                assert result.exit_code == 2
+                assert "cannot be written" in result.stderr or "There is no folder" in result.stderr
         assert fake.calls == []
+
+    def test_a_name_that_no_file_can_have_is_one_bad_row(self, fake, clips):
+        (clips / "data.csv").write_text('id,text,clip,label\n1,good,"a\0b",1\n2,good,,1\n')
+        result = run("evaluate", "data.csv", "--predictions", "o.csv")
+        assert json.loads(result.stdout)["n"] >= 1  # the fake reads no clip
+
+    def test_a_device_is_no_input(self, fake, clips):
+        (clips / "data.csv").write_text("id,clip,label\n1,/dev/null,1\n")
+        assert run("evaluate", "data.csv", "--predictions", "/dev/null").exit_code == 0
 
     def test_a_missing_package_is_said_before_the_work(self, fake, clips, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -217,7 +228,7 @@ class TestNothingIsLost:
         (clips / "o.json").write_text("a longer text than the new one")
         write_file(clips / "o.json", "new")
         assert (clips / "o.json").read_text() == "new"
-        with pytest.raises(OSError, match=r"busy.*other\.json"):  # the name that the user gave
+        with pytest.raises(OSError, match=r"busy: '.*other\.json'$"):  # the name that the user gave
             write_file(clips / "other.json", "new")
         assert sorted(path.name for path in clips.glob(".*")) == []
 

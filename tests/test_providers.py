@@ -126,7 +126,7 @@ def test_a_bundle_quantised_for_the_cpu_is_refused(gpu: Opened, tmp_path: Path, 
 def test_so_is_the_default_one_before_anything_has_to_be_installed(device: str) -> None:
     done = CliRunner().invoke(main, ["infer", "--text", "Good.", "--device", device])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "psamf-edge compile --target rtx" in done.stderr
+    assert f"compile {'--target rtx' if device == 'cuda' else '--target cpu --precision fp32'}`" in done.stderr
 
 
 @pytest.mark.parametrize("device", ONNXRUNTIME_GPU)

@@ -324,7 +324,7 @@ def test_wrong_options(tiny_weights, tmp_path: Path) -> None:
     for more, word in (
         (("--max-gap", "-1"), "max-gap"),
         (("--report", str(tmp_path / "no" / "r.html")), "make it first"),
-        (("--report", str(tmp_path / "o.psamf")), "would replace"),
+        (("--report", str(tmp_path / "o.psamf")), "is where the bundle goes"),
         (("--student", str(tmp_path)), "teacher"),
     ):
         result = run(*more)

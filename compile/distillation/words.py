@@ -95,7 +95,9 @@ class WordTeacher:
     def taught(self) -> list[TextSet]:
         """The sentences without labels, with the teachers' scores for labels."""
         sentences = list(self.lesson.sentences)
-        return [TextSet("taught", sentences, self.known(sentences).scores)] if sentences else []
+        if not sentences:
+            return []
+        return [TextSet("taught", sentences, self.lesson.once(lambda: self.library.of(sentences).scores))]
 
     def of_words(self, sentences: Sequence[np.ndarray]) -> Objective:
         """Stage 1's objective over the rows of `sentences`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from psamf_edge.cli.files import check_file
 from psamf_edge.cli.group import say
 from psamf_edge.cli.options import limit_option
 from psamf_edge.cli.streams import write_stdout
@@ -79,15 +80,12 @@ def _check(source: Path, out: Path, of_clips: dict[str, Any]) -> None:
         raise UsageError(f"There is no file {source}; give a label file, an {SAFE} or a {PICKLE}.")
     if out.suffix not in (SAFE, PICKLE):
         raise UsageError(f"The name {out.name} must end in {SAFE} or, for MMSA, in {PICKLE}.")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"There is no folder {out.parent} to write {out.name} in; make it first.")
+    check_file(out, [source])
     if source.suffix in (SAFE, PICKLE):
         if source.suffix == out.suffix:
             raise UsageError(f"{source} is a {source.suffix} already; a {SAFE} becomes a {PICKLE}, and the reverse.")
         if given := [name for name, value in of_clips.items() if value]:
             raise UsageError(f"Leave out what is for label files, {', '.join(given)}: a feature file has no clips.")
-    if out.exists() and out.samefile(source):
-        raise UsageError(f"{out} is the source; name another file to write.")
 
 
 def _convert(source: Path, out: Path) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from psamf_edge.cli.files import check_file
 from psamf_edge.compile.quality.bounds import MAX_ACC2, MAX_GAP, MAX_MAE, MAX_WORST, Bounds, Quality
 from psamf_edge.dataset import read_rows
 from psamf_edge.errors import UsageError
@@ -31,7 +33,10 @@ def quality_options(function: Callable) -> Callable:
         **values: Any,
     ) -> Any:
         _check_labelled(validate)
-        _check_report(report, [path for path in (values["output"], validate, calibrate) if path is not None])
+        if report is not None:
+            check_file(report, [path for path in (validate, calibrate) if path is not None])
+            if os.path.realpath(report) == os.path.realpath(values["output"]):
+                raise UsageError(f"{report} is where the bundle goes; name another file for the report.")
         for path in (validate, calibrate):
             if path is not None:
                 read_rows(path)  # what is wrong with it is found before the work, not after
@@ -90,12 +95,3 @@ def _check_labelled(validate: Path | None) -> None:
         context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE for name in ("max_mae", "max_acc2")
     ):
         raise UsageError("--max-mae and --max-acc2 are held against labels: give those too, with --validate.")
-
-
-def _check_report(report: Path | None, others: list[Path]) -> None:
-    if report is None:
-        return
-    if not report.absolute().parent.is_dir():
-        raise UsageError(f"There is no folder {report.parent} to write {report.name} in; make it first.")
-    if report.resolve() in {path.resolve() for path in others}:
-        raise UsageError(f"The report would replace {report}; name another file.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from psamf_edge.compile.export.lowering import Exported
 from psamf_edge.compile.export.onnx_export import Parity
 from psamf_edge.compile.export.part_files import parts_from_files, parts_to_files
 from psamf_edge.compile.export.partition import Part
-from psamf_edge.compile.files import atomic
 from psamf_edge.compile.quality.bounds import PrecisionError, Quality
 from psamf_edge.compile.quality.comparison import Comparison
 from psamf_edge.compile.quality.data_stage import read_data
@@ -156,7 +154,7 @@ class GateStages:
                 kept,
                 kept_precision(*self._how),
             )
-            _write_page(self._quality.report, page)
+            write_file(self._quality.report, page)
             self._log(f"    report: {self._quality.report}")
 
     def _refusal(self, last: Judgement, kept: list[Blame]) -> str:
@@ -173,14 +171,6 @@ class GateStages:
                 "Run again with --mixed to keep the layers to blame in a higher precision, or take a higher --precision"
             )
         return f"{what} Nothing was written. {how}, or allow more; the finished stages are kept in {self._work.folder}."
-
-
-def _write_page(path: Path, page: str) -> None:
-    if path.exists() and not path.is_file():
-        write_file(path, page)  # a pipe or a device, to be written into
-        return
-    with atomic(path) as new:
-        new.write_text(page, encoding="utf-8")
 
 
 def _to_files(judgement: Judgement) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -163,7 +164,9 @@ def open_compute(device: str) -> Compute:
     on_gpu = device != "cpu" and has_gpu
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # the launcher sets it
         return Compute(torch.device("cuda" if on_gpu else "cpu"))
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
-    accelerator = Accelerator(cpu=not on_gpu)
+    # by default the others end after 10 or 30 minutes, and the main one may read for hours, see `once`
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    accelerator = Accelerator(cpu=not on_gpu, kwargs_handlers=[patience])
     return Compute(accelerator.device, accelerator)

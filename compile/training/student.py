@@ -29,7 +29,7 @@ from psamf_edge.compile.training.objective import Source
 from psamf_edge.compile.training.record import training_record, write_record
 from psamf_edge.compile.training.settings import TrainSettings
 from psamf_edge.compile.training.text_stage import merge_text, train_text
-from psamf_edge.compile.training.training_data import open_data
+from psamf_edge.compile.training.training_data import given_parts, open_data
 from psamf_edge.compile.training.validation import validate_samples
 from psamf_edge.compile.training.voice_stage import VoiceTask, keep_voice, kept_voice, train_voice
 from psamf_edge.errors import UsageError
@@ -67,7 +67,7 @@ def train_student(
     labelled = open_data(data, parts, out, settings, run)
     source.check_sizes(*labelled.sizes)
     with run.compute.main_first():
-        remember(out, source.made_of())
+        remember(out, {**source.made_of(), **given_parts(parts)})
     text_stage(source, labelled.train, labelled.valid, out, settings, run)
 
     torch.manual_seed(settings.seed + 1)

@@ -180,7 +180,7 @@ def open_data(
 
     Args:
         data: the folder with mosi/, mosei/, speech/ and faces/, or feature files.
-        parts: directory with the vocabulary and the face models, for the folder.
+        parts: directory with the vocabulary and the face models; feature files need neither.
         out: run folder; the features of voices and faces are kept there.
 
     Raises:
@@ -194,12 +194,12 @@ def open_data(
         return ComposedData(train, valid, (speech.select(~speech.validation), speech.select(speech.validation)), faces)
     real = RealData(data, settings)
     with run.compute.main_first():
-        remember_files(out, real.hashes, parts)
+        remember_files(out, real.hashes)
     return real
 
 
 def remember_data(out: Path, data: Path | Sequence[Path], parts: Path, settings: CorpusSettings) -> None:
-    """Hold what `open_data` would be given against what `out` was begun with; what `out` does not know it remembers.
+    """Hold what a student would be given against what `out` was begun with; what `out` does not know it remembers.
 
     Raises:
         UsageError: something differs, or is missing.
@@ -207,7 +207,8 @@ def remember_data(out: Path, data: Path | Sequence[Path], parts: Path, settings:
     if isinstance(data, Path):
         remember_folder(out, data, parts, settings)
     else:
-        remember_files(out, [describe_file(path)["sha256"] for path in data], parts)
+        remember_files(out, [describe_file(path)["sha256"] for path in data])
+        remember(out, given_parts(parts))
 
 
 def remember_folder(out: Path, data: Path, parts: Path, settings: CorpusSettings) -> None:
@@ -217,14 +218,13 @@ def remember_folder(out: Path, data: Path, parts: Path, settings: CorpusSettings
     remember(out, ingredients(data, parts, settings))
 
 
-def remember_files(out: Path, hashes: list[str], parts: Path) -> None:
-    """The same of feature files. hashes: SHA-256 of each. Of `parts` the new weights get copies."""
+def remember_files(out: Path, hashes: list[str]) -> None:
+    """The same of feature files. hashes: SHA-256 of each."""
     if (out / SPEECH_CACHE).is_file():
         raise UsageError(f"{out} was begun with --data; go on with that, or choose another folder.")
     remembered = out / REMEMBERED
     if remembered.is_file() and json.loads(remembered.read_text()) != hashes:
         raise UsageError(f"{out} was begun with other feature files; go on with those, or choose another folder.")
-    remember(out, {"--parts": Ingredient.of_folder(parts, *CARRIED)})
     if not remembered.is_file():
         with atomic(remembered) as new:
             new.write_text(json.dumps(hashes) + "\n")
@@ -243,7 +243,12 @@ def ingredients(data: Path, parts: Path, settings: CorpusSettings) -> dict[str, 
     if recordings:
         files = {path.relative_to(data).as_posix(): path for path in recordings}
         found["--data speech"] = Ingredient.of_files(data.resolve().name, files)
-    return found | {"--parts": Ingredient.of_folder(parts, *CARRIED)}
+    return found | given_parts(parts)
+
+
+def given_parts(parts: Path) -> dict[str, Ingredient]:
+    """What a student's weights get copies of."""
+    return {"--parts": Ingredient.of_folder(parts, *CARRIED)}
 
 
 def read_text(data: Path, parts: Path, settings: CorpusSettings) -> tuple[list[TextSet], list[TextSet]]:

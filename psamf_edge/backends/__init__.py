@@ -59,9 +59,10 @@ def open_backend(bundle: Bundle, device: str = "auto", threads: int = 1) -> Back
     if threads < 1:
         raise UsageError(f"threads is {threads}; allowed is 1 or more.")
     if device not in ("auto", "cpu") and (bundle.target, bundle.precision) == ("cpu", "int8"):
+        how = "--target cpu --precision fp32" if device in ONNXRUNTIME_GPU else "--target rtx` or `--target tensorrt"
         raise UsageError(
             f"The bundle {bundle.name} is quantised for the CPU, and its int8 operators do not exist on a GPU: make one"
-            " for the GPU with `psamf-edge compile --target rtx` or `tensorrt`, or use `--device cpu`."
+            f" for {device} with `psamf-edge compile {how}`, or use `--device cpu`."
         )
     if device in ONNXRUNTIME_GPU:
         return OnnxRuntimeBackend(bundle, device, threads)

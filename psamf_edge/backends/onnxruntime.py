@@ -37,10 +37,11 @@ class OnnxRuntimeBackend:
         for step in bundle.plan:
             is_kernel = isinstance(step, PlanKernel)
             if is_kernel or step.plugin is not None:
+                how = "--target cpu" if device == "cpu" else "--target cpu --precision fp32"
                 what = f"launches the CUDA kernel {step.name} between" if is_kernel else "has a CUDA kernel inside its"
                 raise UsageError(
                     f"The bundle {bundle.name} {what} TensorRT engines, which ONNX Runtime cannot: use `--device cuda`,"
-                    " or make another with `psamf-edge compile --target cpu`."
+                    f" or make another with `psamf-edge compile {how}`."
                 )
         check_device(device)
         self._sessions = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from psamf_edge.cli.files import check_file, write_file
 from psamf_edge.cli.group import say
 from psamf_edge.cli.options import limit_option
 from psamf_edge.cli.streams import check_stdout, write_stdout
+from psamf_edge.errors import UsageError
 
 FORMATS = ("text", "json", "markdown")
 MOST_PROCESSES = 64  # each takes some 200 MB
@@ -116,16 +118,18 @@ def bench(
     if output:
         check_file(output, [clip or SAMPLE])
     if plot:
-        check_file(plot, [clip or SAMPLE, *([output] if output else [])])
+        check_file(plot, [clip or SAMPLE])
+    if output and plot and os.path.realpath(output) == os.path.realpath(plot) != os.devnull:
+        raise UsageError(f"{plot} would be written by -o and by --plot; name two files.")
     settings = Settings(
         clip or SAMPLE, bundles or (None,), text, device, threads, rounds, warmup, concurrency, lengths, limits
     )
     record = run(settings, (lambda message: None) if quiet else say)
     with contextlib.ExitStack() as rest:  # none is lost because another cannot be written
         if plot:
-            rest.callback(write_file, plot, draw(record))
+            rest.callback(lambda: write_file(plot, draw(record)))
         if output:
-            rest.callback(write_file, output, record.to_json())
+            rest.callback(lambda: write_file(output, record.to_json()))
         write_stdout(record.to_json() if format_ == "json" else _report(record, format_))
     return 0
 

@@ -14,7 +14,7 @@ from psamf_edge.errors import UsageError
 
 MAX_LINKS = 40  # one to the next, as Linux follows them
 # why a folder takes no new file, or a file no other in its place (EBUSY: it is mounted by itself, as into a container)
-NOT_REPLACED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
+NOT_REPLACED = (errno.EACCES, errno.EROFS, errno.EBUSY)
 
 
 def check_file(path: Path, inputs: Iterable[Path]) -> None:
@@ -29,21 +29,25 @@ def check_file(path: Path, inputs: Iterable[Path]) -> None:
     """
     if str(path) == "-":
         raise UsageError("'-' names no file here: name one (./- is a file of that name).")
-    target = os.path.realpath(path)  # which does not raise over links that lead in a circle, as Path.resolve does
-    if target in map(os.path.realpath, inputs):
+    if any(_is_same_file(path, given) for given in inputs):
         raise UsageError(f"{path} is read, and would be replaced; name another file to write to.")
+    target = os.path.realpath(path)  # which does not raise over links that lead in a circle, as Path.resolve does
     folder = os.path.dirname(target)
     if os.path.isdir(target):
         raise UsageError(f"{path} is a folder; name a file in it.")
     if not os.path.isdir(folder):
         raise UsageError(f"There is no folder {folder} to write {path.name} in; make it first.")
-    if os.path.exists(path) and os.access(path, os.W_OK):  # also a pipe in /dev/fd, whose real path is none
-        return
     try:
+        if os.path.exists(path):  # also a pipe in /dev/fd, whose real path is none
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(target)  # fails otherwise where the name is too long
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}); name a file in a folder of yours.") from error
+        raise UsageError(f"{path} cannot be written ({error.strerror}); name another file.") from error
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -83,7 +87,7 @@ def replace_file(path: Path, content: str | bytes) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # the user knows no other name
+            raise OSError(error.errno, error.strerror, str(path)) from error  # the user knows no other name
         raise
 
 
@@ -91,9 +95,16 @@ def _write_into(path: Path, content: str | bytes, how: int) -> None:
     try:
         with open(os.open(path, os.O_WRONLY | how), "wb") as file:
             file.write(_encoded(content))
-    except OSError as error:
-        error.filename = str(path)  # what was written into does not know its name
-        raise
+    except OSError as error:  # what was written into does not know its name
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    """Whether both name one plain file, in whatever letters the system takes for the same."""
+    try:
+        return os.path.isfile(path) and os.path.samefile(path, other)
+    except (OSError, ValueError):  # the other is not there, or has a name that no file can have
+        return False
 
 
 def _is_open_file(path: Path) -> bool:
