@@ -312,7 +312,7 @@ def test_a_row_from_end_to_end(command, monkeypatch, capsys):
 def test_a_student_is_compiled_measured_and_timed(command, tiny_bundle, monkeypatch):
     compiled = []
 
-    def compile_tiny(weights, output, target, precision, force):  # a real export takes ten seconds
+    def compile_tiny(weights, output, target, precision, force, quality):  # a real export takes ten seconds
         compiled.append((weights.name, precision))
         shutil.copytree(tiny_bundle.path, output, dirs_exist_ok=True)
         return open_bundle(output)
