@@ -106,6 +106,7 @@ def reused(log: str) -> int:
     return log.count("finished before\n")
 
 
+@pytest.mark.slow  # .ci/run runs them
 def test_killed_at_every_stage_it_ends_with_the_same_bytes(scenes, compile_tiny) -> None:
     scene = scenes["plain"]
     counts = [reused(log) for log in scene.logs.values()]
@@ -116,6 +117,7 @@ def test_killed_at_every_stage_it_ends_with_the_same_bytes(scenes, compile_tiny)
     assert names(scene.folder) == {"out.psamf"}  # no work is left over
 
 
+@pytest.mark.slow  # .ci/run runs them
 @pytest.mark.parametrize("moment", ["packed", "clearing"])
 def test_killed_when_the_bundle_is_there_it_is_finished_by_the_same_call(scenes, compile_tiny, moment: str) -> None:
     scene = scenes[moment]
@@ -125,6 +127,7 @@ def test_killed_when_the_bundle_is_there_it_is_finished_by_the_same_call(scenes,
     assert names(scene.folder) == {"out.psamf"}
 
 
+@pytest.mark.slow  # .ci/run runs them
 def test_killed_while_it_replaces_a_bundle_there_is_always_one(scenes, compile_tiny) -> None:
     scene = scenes["replaced"]
     assert all(scene.there.values())
@@ -133,6 +136,7 @@ def test_killed_while_it_replaces_a_bundle_there_is_always_one(scenes, compile_t
     assert names(scene.folder) == {"out.psamf"}
 
 
+@pytest.mark.slow  # .ci/run runs them
 def test_killed_in_the_search_the_mending_and_the_report(scenes) -> None:
     scene = scenes["mixed"]
     assert [reused(log) for log in scene.logs.values()] == [0, 6, 7, 8, 8, 9, 9, 9]
@@ -140,6 +144,7 @@ def test_killed_in_the_search_the_mending_and_the_report(scenes) -> None:
     assert names(scene.folder) == {"out.psamf", "out.html"}
 
 
+@pytest.mark.slow  # .ci/run runs them
 def test_two_processes_for_one_output(scenes, compile_tiny) -> None:
     scene = scenes["two"]
     assert scene.there == {"second": False, "none": True}
@@ -151,6 +156,7 @@ def test_two_processes_for_one_output(scenes, compile_tiny) -> None:
     assert names(scene.folder) == {"out.psamf"}
 
 
+@pytest.mark.slow  # .ci/run runs them
 @pytest.mark.trt
 def test_killed_while_engines_are_built(scenes) -> None:
     if "rtx" not in scenes:

@@ -168,6 +168,7 @@ def test_a_decoder_that_is_not_sealed_or_does_not_start(monkeypatch, tmp_path, p
     found = decoder_finding()
     assert found.state == state
     assert detail in found.detail
+    assert ("SECURITY.md" in found.mend) is (state == "note")
     monkeypatch.setattr("psamf_edge.cli.doctor.examine", lambda bundle: [found])
     assert CliRunner().invoke(doctor, standalone_mode=False).return_value == (3 if state == "broken" else 0)
 

@@ -73,5 +73,5 @@ def test_the_version_is_the_installed_one():
 
 def test_load_gives_an_analyzer(monkeypatch):
     monkeypatch.setattr("psamf_edge.analyzer.Analyzer", lambda *given, **named: (*given, *named.values()))
-    assert psamf_edge.load() == (None, "auto", None, None)
-    assert psamf_edge.load("x.psamf", "cpu", "key.pub") == ("x.psamf", "cpu", "key.pub", None)
+    assert psamf_edge.load() == (None, "auto", 1, None, None)
+    assert psamf_edge.load("x.psamf", "cpu", "key.pub") == ("x.psamf", "cpu", 1, "key.pub", None)
