@@ -19,6 +19,7 @@ from benchmarks.cpu_tables import peers, precisions, settings
 from benchmarks.tables import (
     SETS,
     ablations,
+    beside_teacher,
     by_set,
     calibration_in_short,
     composed,
@@ -141,6 +142,11 @@ def conflicting() -> str:
     return conflicts(json.loads((RESULTS / "conflicts.json").read_text())["corpora"])
 
 
+def teacher() -> str:
+    """The default's teacher beside the students of all seeds."""
+    return beside_teacher(*(json.loads((RESULTS / f"{name}.json").read_text()) for name in ("teacher", "seeds")))
+
+
 def of_file(make: Callable[[dict], str], name: str) -> str:
     """A table of one result file as it is, or how to make that."""
     path = RESULTS / f"{name}.json"
@@ -160,6 +166,7 @@ TABLES = {  # from files: the same on every machine
     "calibration": partial(of_file, calibration_in_short, "calibration"),
     "dependencies": dependencies,
     "seeds": partial(of_file, seeds, "seeds"),
+    "teacher": teacher,
     "voices": partial(of_file, voice_speakers, "voice_speakers"),
     "machines": across_machines.overview,
     "peers": partial(of_file, peers, "peers"),

@@ -167,6 +167,17 @@ def seeds(record: dict) -> str:
     return f"{alone}\n\n{composed(record['composed'], cell)}"
 
 
+def beside_teacher(teacher: dict, students: dict) -> str:
+    """MAE of the teacher's words, beside that of the students of all seeds, in fp32."""
+    header = ["MAE, words, fp32", "the teacher", f"its students, {len(students['seeds'])} seeds", "further off"]
+    rows = []
+    for name, mae in teacher["mae"].items():
+        student = students["composed"][f"composed {name}"]["mae"]
+        corpus = name.removesuffix(" text").upper()
+        rows.append([f"CMU-{corpus}", f"{mae:.3f}", cell(student), f"{student['mean'] - mae:.3f}"])
+    return table(header, rows)
+
+
 def voice_speakers(record: dict) -> str:
     """Voices of speakers not trained on, fold by fold; each corpus as a whole below its folds."""
     rows = record["rows"]
